@@ -1,0 +1,147 @@
+//! AVX-512 (F, BW, DQ, VL): one register of sixteen lanes.
+
+use super::Lanes;
+use std::arch::x86_64::*;
+
+/// AVX-512 F, BW, DQ and VL.
+#[derive(Clone, Copy)]
+pub struct Avx512;
+
+// SAFETY: callers run these only where the set was detected; pointers are valid by the trait's contract.
+#[allow(clippy::missing_safety_doc, unused_unsafe)]
+unsafe impl Lanes for Avx512 {
+    type F = __m512;
+    type I = __m512i;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self::F {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_set1_ps(x) }
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self::F {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_loadu_ps(p) }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut f32, v: Self::F) {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_storeu_ps(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(p: *const u16) -> Self::F {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const u16) -> Self::F {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())))) }
+    }
+    #[inline(always)]
+    unsafe fn store_f16(p: *mut u16, v: Self::F) {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm256_storeu_si256(p.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v)) }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(p: *mut u16, v: Self::F) {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { let bits = _mm512_castps_si512(v);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let up = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))));
+            let quiet = _mm512_or_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(0x40));
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+            _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(_mm512_mask_blend_epi32(nan, up, quiet))) }
+    }
+    #[inline(always)]
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn sub(a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn div(a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_div_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_max_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_min_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn round(v: Self::F) -> Self::F {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_roundscale_ps::<_MM_FROUND_TO_NEAREST_INT>(v) }
+    }
+    #[inline(always)]
+    unsafe fn pow2i(v: Self::F) -> Self::F {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_add_epi32(_mm512_cvtps_epi32(v), _mm512_set1_epi32(127)))) }
+    }
+    #[inline(always)]
+    unsafe fn if_nan(x: Self::F, a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x), b, a) }
+    }
+    #[inline(always)]
+    unsafe fn select_lt(x: Self::F, y: Self::F, a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the set was detected.
+        unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(x, y), b, a) }
+    }
+
+    #[inline(always)]
+    unsafe fn abs(v: Self::F) -> Self::F {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_abs_ps(v) }
+    }
+    #[inline(always)]
+    unsafe fn izero() -> Self::I {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_setzero_si512() }
+    }
+    #[inline(always)]
+    unsafe fn isplat(x: i32) -> Self::I {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_set1_epi32(x) }
+    }
+    #[inline(always)]
+    unsafe fn to_f(v: Self::I) -> Self::F {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_cvtepi32_ps(v) }
+    }
+    #[inline(always)]
+    unsafe fn to_i(v: Self::F) -> Self::I {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_cvtps_epi32(v) }
+    }
+    #[inline(always)]
+    unsafe fn iload(p: *const i32) -> Self::I {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn istore(p: *mut i32, v: Self::I) {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_storeu_si512(p.cast(), v) }
+    }
+}

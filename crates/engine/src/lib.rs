@@ -1,0 +1,1 @@
+//! Dining table of Reverie: sessions, sampling, the byte budget; it knows token ids only.

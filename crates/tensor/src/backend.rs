@@ -1,0 +1,389 @@
+//! The operations a model is made of, each with the plain scalar reference as its default body. A backend overrides
+//! what it does faster; a decorator overrides what it wants to see. Knows no model and no device.
+//!
+//! Shapes: T rows (tokens of all sequences of the batch, one after another), D width, H query heads, G key/value
+//! heads, Dk/Dv their widths, N and K rows and columns of a weight, C channels, P tokens of a page.
+
+use std::any::Any;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::buffer::{Class, Memory};
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::form::{Form, WeightSource};
+use crate::reference;
+use crate::tensor::Tensor;
+
+/// Tokens of a page. Tiles of the online softmax are pages, so this number is part of the numerics.
+pub const PAGE_TOKENS: usize = 64;
+
+/// Tiles that one chain of the online softmax covers; longer contexts merge chains in order. Part of the numerics.
+pub const SPAN_PAGES: usize = 8;
+
+/// Values of an activation that share one int8 scale. Part of the numerics.
+pub const ACT_BLOCK: usize = 32;
+
+/// How activations meet integer weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Numerics {
+    /// As f32, whatever the weight.
+    Exact,
+    /// As int8 with one scale per 32 values where the weight is grouped integers; f32 otherwise.
+    Int8,
+}
+
+/// An elementwise activation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// x · σ(x).
+    Silu,
+    /// GELU, tanh form.
+    GeluTanh,
+    /// GELU, by the error function.
+    Gelu,
+    /// max(x, 0).
+    Relu,
+}
+
+/// Which normalisation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormKind {
+    /// x / sqrt(mean(x²) + eps).
+    Rms,
+    /// (x - mean) / sqrt(var + eps).
+    Layer,
+}
+
+/// A normalisation over the last extent.
+#[derive(Clone, Debug)]
+pub struct Norm {
+    /// Which one.
+    pub kind: NormKind,
+    /// Multiplied after normalising: f32 `[D]`.
+    pub weight: Option<Tensor>,
+    /// Added last: f32 `[D]`.
+    pub bias: Option<Tensor>,
+    /// Added under the root.
+    pub eps: f32,
+}
+
+/// What a matrix product reads: a tensor, or what is computed on the way into the product.
+#[derive(Clone, Copy)]
+pub enum Input<'a> {
+    /// x `[T, K]`.
+    Plain(&'a Tensor),
+    /// norm(x), x `[T, K]`.
+    Normed(&'a Tensor, &'a Norm),
+    /// act(gate) ⊙ up, both `[T, K]`.
+    Glu(&'a Tensor, &'a Tensor, Act),
+    /// x ⊙ σ(gate), both `[T, K]`.
+    SigmoidGated(&'a Tensor, &'a Tensor),
+}
+
+impl<'a> Input<'a> {
+    /// The tensor that sets the shape.
+    pub fn lead(&self) -> &'a Tensor {
+        match self {
+            Input::Plain(x) | Input::Normed(x, _) | Input::Glu(x, _, _) | Input::SigmoidGated(x, _) => x,
+        }
+    }
+}
+
+/// A weight matrix as a backend packed it: `[N, K]`, with its bias if it has one.
+#[derive(Clone)]
+pub struct Weight {
+    /// Output rows.
+    pub n: usize,
+    /// Length of a row.
+    pub k: usize,
+    /// The compute form it came in.
+    pub form: Form,
+    /// Added to every output row: f32 `[N]`.
+    pub bias: Option<Tensor>,
+    /// The backend's own packing.
+    pub packed: Arc<dyn Any + Send + Sync>,
+}
+
+impl std::fmt::Debug for Weight {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Weight([{}, {}] {:?})", self.n, self.k, self.form)
+    }
+}
+
+/// How a rotary embedding pairs the elements of a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RopeLayout {
+    /// Element i with i + rot/2 (NeoX, Hugging Face).
+    Halves,
+    /// Element 2i with 2i + 1 (GPT-J).
+    Interleaved,
+}
+
+/// A rotary embedding: the first `2 · freqs.len()` elements of each head are turned by position · freq.
+#[derive(Clone, Debug)]
+pub struct Rope {
+    /// Angular frequency of each pair, per token.
+    pub freqs: Arc<[f32]>,
+    /// Multiplies sine and cosine (yarn's attention factor); 1 otherwise.
+    pub magnitude: f32,
+    /// Which elements pair.
+    pub layout: RopeLayout,
+}
+
+/// The keys and values of one layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvSpec {
+    /// G.
+    pub n_heads: usize,
+    /// Dk.
+    pub k_dim: usize,
+    /// Dv.
+    pub v_dim: usize,
+    /// Element type of a page.
+    pub dtype: DType,
+}
+
+impl KvSpec {
+    /// Elements of a page: per head a key block `[Dk, P]` (lanes are tokens) and a value block `[P, Dv]`.
+    pub fn page_elements(&self) -> usize {
+        self.n_heads * self.head_elements()
+    }
+
+    /// Elements of one head's part of a page.
+    pub fn head_elements(&self) -> usize {
+        (self.k_dim + self.v_dim) * PAGE_TOKENS
+    }
+
+    /// Bytes of a page.
+    pub fn page_bytes(&self) -> usize {
+        self.page_elements() * self.dtype.size()
+    }
+}
+
+/// Rows of one sequence that are written to its pages.
+pub struct KvTarget<'a> {
+    /// Rows of the batch.
+    pub rows: Range<usize>,
+    /// Absolute position of the first of them.
+    pub start: usize,
+    /// All pages of the sequence, from position 0; those written to must be unshared.
+    pub pages: &'a mut [Tensor],
+}
+
+/// Rows of one sequence that attend to its pages. Row i of the range stands at `start + i` and sees the keys up to itself.
+pub struct KvSegment<'a> {
+    /// Rows of the batch.
+    pub rows: Range<usize>,
+    /// Absolute position of the first of them.
+    pub start: usize,
+    /// All pages of the sequence, from position 0.
+    pub pages: &'a [Tensor],
+}
+
+/// How attention is computed.
+#[derive(Clone, Debug)]
+pub struct AttendSpec {
+    /// H, a multiple of the key/value heads.
+    pub n_heads: usize,
+    /// The cache it reads.
+    pub kv: KvSpec,
+    /// Multiplies q·k.
+    pub scale: f32,
+    /// Scores become cap · tanh(score / cap).
+    pub softcap: Option<f32>,
+    /// Keys further back than this many positions (own position included) are not seen.
+    pub window: Option<usize>,
+    /// One logit per head that joins the softmax and carries no value: f32 `[H]`.
+    pub sinks: Option<Tensor>,
+}
+
+/// A depthwise causal convolution over time.
+#[derive(Clone, Debug)]
+pub struct ConvSpec {
+    /// Taps by channel: f32 `[kernel, C]`; the last tap meets the current token.
+    pub taps: Tensor,
+    /// f32 `[C]`.
+    pub bias: Option<Tensor>,
+    /// Applied to the sum.
+    pub act: Option<Act>,
+}
+
+/// Rows of one sequence and the recurrent slot that they advance, token by token.
+pub struct StateSegment<'a> {
+    /// Rows of the batch.
+    pub rows: Range<usize>,
+    /// The slot; it must be unshared.
+    pub state: &'a mut Tensor,
+}
+
+/// The gated delta rule (Gated Delta Networks, arXiv 2412.06464, as Qwen3-Next uses it).
+#[derive(Clone, Debug)]
+pub struct DeltaSpec {
+    /// Heads of q and k.
+    pub n_k_heads: usize,
+    /// Heads of v, a multiple of `n_k_heads`: value head j reads key head j / (n_v_heads / n_k_heads).
+    pub n_v_heads: usize,
+    /// Dk.
+    pub k_dim: usize,
+    /// Dv.
+    pub v_dim: usize,
+    /// Multiplies the normalised q.
+    pub q_scale: f32,
+    /// Under the root of the L2 norm of q and k.
+    pub norm_eps: f32,
+    /// f32 `[n_v_heads]`: the decay is exp(-exp(a_log) · softplus(a + dt_bias)).
+    pub a_log: Tensor,
+    /// f32 `[n_v_heads]`.
+    pub dt_bias: Tensor,
+}
+
+/// One elementwise map.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Map {
+    /// x · s.
+    Scale(f32),
+    /// cap · tanh(x / cap).
+    Softcap(f32),
+}
+
+/// The operations of a model. Default bodies are the scalar reference and need host-readable tensors.
+pub trait Backend: Send + Sync {
+    /// A word for messages.
+    fn name(&self) -> &'static str;
+
+    /// How activations meet integer weights.
+    fn numerics(&self) -> Numerics;
+
+    /// The budget and the meter.
+    fn memory(&self) -> &Memory;
+
+    // ---- memory
+
+    /// A tensor of zeros.
+    fn alloc(&self, shape: &[usize], dtype: DType, class: Class) -> Result<Tensor>;
+
+    /// A tensor with these values, rounded to `dtype`.
+    fn upload(&self, values: &[f32], shape: &[usize], dtype: DType, class: Class) -> Result<Tensor>;
+
+    /// The values as f32.
+    fn read(&self, x: &Tensor) -> Result<Vec<f32>>;
+
+    /// Bytes of `x` as they lie in memory.
+    fn read_bytes(&self, x: &Tensor) -> Result<Vec<u8>>;
+
+    /// Overwrites the bytes of an unshared tensor.
+    fn write_bytes(&self, x: &mut Tensor, bytes: &[u8]) -> Result<()>;
+
+    /// A copy that shares nothing.
+    fn copy(&self, x: &Tensor, class: Class) -> Result<Tensor>;
+
+    // ---- weights
+
+    /// Packs a matrix into this backend's layout. The result is the only copy.
+    fn pack(&self, source: &dyn WeightSource, bias: Option<&[f32]>) -> Result<Weight>;
+
+    /// The packed matrix shown as a source again: what `pack` took, row for row.
+    fn unpack<'a>(&'a self, weight: &'a Weight) -> Result<Box<dyn WeightSource + 'a>>;
+
+    /// Bytes that `pack` takes for a matrix of this shape, without its bias.
+    fn packed_bytes(&self, n: usize, k: usize, form: &Form) -> usize;
+
+    /// Bytes of workspace that one `linear` of `rows` rows takes beside its results.
+    fn linear_workspace(&self, rows: usize, weights: &[&Weight]) -> usize {
+        let _ = (rows, weights);
+        0
+    }
+
+    /// Bytes of workspace that one `attend` takes beside its result.
+    fn attend_workspace(&self, rows: usize, keys: usize, spec: &AttendSpec) -> usize {
+        let _ = (rows, keys, spec);
+        0
+    }
+
+    // ---- operations
+
+    /// Rows `ids` of the table times `scale`: `[T, K]`. Ids are below N.
+    fn embed(&self, table: &Weight, ids: &[u32], scale: f32) -> Result<Tensor> {
+        reference::embed::run(self, table, ids, scale)
+    }
+
+    /// `x · Wᵀ (+ bias)` for several weights that share one input: one `[T, N]` each.
+    fn linear(&self, input: Input<'_>, weights: &[&Weight]) -> Result<Vec<Tensor>> {
+        reference::linear::run(self, input, weights)
+    }
+
+    /// `residual + x · Wᵀ (+ bias)`: `[T, N]`. The residual's storage is used if it is unshared.
+    fn linear_add(&self, input: Input<'_>, weight: &Weight, residual: Tensor) -> Result<Tensor> {
+        let y = self.linear(input, &[weight])?.pop().ok_or_else(|| Error::shape("linear_add", 0, 1))?;
+        self.add(residual, &y)
+    }
+
+    /// Normalises the last extent of `x`, any rank.
+    fn norm(&self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
+        reference::norm::run(self, x, norm)
+    }
+
+    /// RMS norm of x times weight times silu(z), over the last extent: Mamba-2's and gated delta's output norm.
+    fn gated_norm(&self, x: &Tensor, z: &Tensor, norm: &Norm) -> Result<Tensor> {
+        reference::norm::run_gated(self, x, z, norm)
+    }
+
+    /// Rotates the heads of x `[T, H, D]` by their row's position.
+    fn rope(&self, x: Tensor, positions: &[u32], rope: &Rope) -> Result<Tensor> {
+        reference::rope::run(self, x, positions, rope)
+    }
+
+    /// Writes k `[T, G, Dk]` and v `[T, G, Dv]` into the pages of their sequences.
+    fn kv_write(&self, k: &Tensor, v: &Tensor, targets: &mut [KvTarget<'_>], spec: &KvSpec) -> Result<()> {
+        reference::attend::write(self, k, v, targets, spec)
+    }
+
+    /// Causal attention of q `[T, H, Dk]` over the pages: `[T, H·Dv]`.
+    fn attend(&self, q: &Tensor, segments: &[KvSegment<'_>], spec: &AttendSpec) -> Result<Tensor> {
+        reference::attend::run(self, q, segments, spec)
+    }
+
+    /// Causal depthwise convolution of x `[T, C]`; each slot holds the last kernel-1 inputs, f32 `[kernel-1, C]`, oldest first.
+    fn conv(&self, x: &Tensor, segments: &mut [StateSegment<'_>], spec: &ConvSpec) -> Result<Tensor> {
+        reference::conv::run(self, x, segments, spec)
+    }
+
+    /// The gated delta rule. `mixed` is `[T, 2·n_k_heads·Dk + n_v_heads·Dv]` (q, k, v one after another), `a` and `b`
+    /// `[T, n_v_heads]`, each slot f32 `[n_v_heads, Dk, Dv]`; gives `[T, n_v_heads, Dv]`.
+    fn gated_delta(
+        &self,
+        mixed: &Tensor,
+        gates: (&Tensor, &Tensor),
+        segments: &mut [StateSegment<'_>],
+        spec: &DeltaSpec,
+    ) -> Result<Tensor> {
+        reference::delta::run(self, mixed, gates, segments, spec)
+    }
+
+    /// act(gate) ⊙ up.
+    fn glu(&self, gate: &Tensor, up: &Tensor, act: Act) -> Result<Tensor> {
+        reference::elementwise::glu(self, gate, up, act)
+    }
+
+    /// a + b, into a's storage if it is unshared.
+    fn add(&self, a: Tensor, b: &Tensor) -> Result<Tensor> {
+        reference::elementwise::add(self, &a, b)
+    }
+
+    /// One elementwise map, into x's storage if it is unshared.
+    fn map(&self, x: Tensor, map: Map) -> Result<Tensor> {
+        reference::elementwise::map(self, &x, map)
+    }
+
+    /// The given rows of x `[T, D]`.
+    fn rows(&self, x: &Tensor, rows: &[usize]) -> Result<Tensor> {
+        reference::elementwise::rows(self, x, rows)
+    }
+
+    /// Tells an observer that `x` is what the model calls `name`; nobody listens by default.
+    fn note(&self, name: &str, x: &Tensor) -> Result<()> {
+        let _ = (name, x);
+        Ok(())
+    }
+}

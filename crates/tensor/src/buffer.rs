@@ -1,0 +1,319 @@
+//! Host memory: aligned buffers, one pool that lends them again, one meter that counts every byte.
+//! A phantom memory counts without allocating; it is how a plan is measured before it runs.
+//! It refuses to know what the bytes mean.
+
+#![allow(unsafe_code)]
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::collections::BTreeMap;
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::error::{Error, Result};
+
+/// Alignment of every buffer: one cache line, one AVX-512 register.
+pub const ALIGN: usize = 64;
+
+/// What a buffer is for; the meter counts each apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// Packed weights; live as long as the model.
+    Weights,
+    /// Pages and recurrent slots.
+    State,
+    /// Activations and workspaces; lent again when dropped.
+    Scratch,
+}
+
+impl Class {
+    const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The word used in messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Class::Weights => "weights",
+            Class::State => "state",
+            Class::Scratch => "scratch",
+        }
+    }
+}
+
+/// Bytes held now and at most, by class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Weights, state, scratch (scratch includes what the pool keeps for reuse).
+    pub by_class: [u64; 3],
+    /// Sum of the classes.
+    pub total: u64,
+    /// Largest sum seen.
+    pub peak: u64,
+    /// The budget, if one is set.
+    pub limit: Option<u64>,
+}
+
+impl Usage {
+    /// Bytes of one class.
+    pub fn of(&self, class: Class) -> u64 {
+        self.by_class[class.index()]
+    }
+}
+
+#[derive(Default)]
+struct Ledger {
+    usage: Usage,
+    /// Free scratch buffers by capacity.
+    free: BTreeMap<usize, Vec<Block>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Host,
+    Phantom,
+}
+
+/// One byte budget and the pool behind it. Clones share both.
+#[derive(Clone)]
+pub struct Memory {
+    ledger: Arc<Mutex<Ledger>>,
+    kind: Kind,
+}
+
+/// A raw aligned allocation, or none for a phantom.
+struct Block {
+    ptr: Option<NonNull<u8>>,
+    cap: usize,
+}
+
+// SAFETY: a Block owns its allocation exclusively; nothing else holds the pointer.
+unsafe impl Send for Block {}
+// SAFETY: shared access to a Block reads only the pointer value and the capacity.
+unsafe impl Sync for Block {}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        if let (Some(ptr), Ok(layout)) = (self.ptr, Layout::from_size_align(self.cap, ALIGN)) {
+            // SAFETY: `ptr` came from `alloc_zeroed` with this very layout and is freed once.
+            unsafe { dealloc(ptr.as_ptr(), layout) };
+        }
+    }
+}
+
+impl Memory {
+    /// Real host memory, without a budget.
+    pub fn host() -> Memory {
+        Memory { ledger: Arc::default(), kind: Kind::Host }
+    }
+
+    /// Memory that counts and never allocates.
+    pub fn phantom() -> Memory {
+        Memory { ledger: Arc::default(), kind: Kind::Phantom }
+    }
+
+    /// Sets the budget in bytes; allocations beyond it are refused.
+    pub fn set_limit(&self, limit: Option<u64>) {
+        self.lock().usage.limit = limit;
+    }
+
+    /// What is held now.
+    pub fn usage(&self) -> Usage {
+        self.lock().usage
+    }
+
+    /// Forgets the peak so far: the next reading covers what comes after.
+    pub fn reset_peak(&self) {
+        let mut ledger = self.lock();
+        ledger.usage.peak = ledger.usage.total;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A buffer of `len` bytes. Fresh memory is zero; lent scratch holds what the last user left.
+    pub fn take(&self, len: usize, class: Class) -> Result<Buffer> {
+        let cap = rounded(len, class);
+        let mut ledger = self.lock();
+        if class == Class::Scratch {
+            // Anything up to an eighth larger serves: the pool then settles on few sizes.
+            let found = ledger.free.range(cap..=cap + cap / 8).find(|(_, v)| !v.is_empty()).map(|(&c, _)| c);
+            if let Some(block) = found.and_then(|c| ledger.free.get_mut(&c)).and_then(Vec::pop) {
+                return Ok(Buffer { block: Some(block), len, class, memory: self.clone() });
+            }
+        }
+        let mut usage = ledger.usage;
+        if let Some(limit) = usage.limit
+            && usage.total + cap as u64 > limit
+        {
+            // Unlent scratch goes first: it is only kept for speed.
+            let kept: u64 = ledger.free.iter().map(|(c, v)| (*c * v.len()) as u64).sum();
+            ledger.free.clear();
+            ledger.usage.by_class[Class::Scratch.index()] -= kept;
+            ledger.usage.total -= kept;
+            usage = ledger.usage;
+            if usage.total + cap as u64 > limit {
+                return Err(Error::Budget { class: class.name(), needed: cap as u64, used: usage.total, limit });
+            }
+        }
+        let ptr = match self.kind {
+            Kind::Phantom => None,
+            Kind::Host => {
+                let layout = Layout::from_size_align(cap, ALIGN)
+                    .map_err(|_| Error::OutOfMemory { class: class.name(), bytes: cap })?;
+                // SAFETY: `cap` is at least ALIGN, so the layout is not empty.
+                let ptr = unsafe { alloc_zeroed(layout) };
+                Some(NonNull::new(ptr).ok_or(Error::OutOfMemory { class: class.name(), bytes: cap })?)
+            }
+        };
+        usage.by_class[class.index()] += cap as u64;
+        usage.total += cap as u64;
+        usage.peak = usage.peak.max(usage.total);
+        ledger.usage = usage;
+        Ok(Buffer { block: Some(Block { ptr, cap }), len, class, memory: self.clone() })
+    }
+}
+
+/// Capacities: cache lines; scratch in steps of an eighth of its power of two, so that lengths that differ by a
+/// few rows share buffers.
+fn rounded(len: usize, class: Class) -> usize {
+    let lines = len.max(1).div_ceil(ALIGN) * ALIGN;
+    match class {
+        Class::Scratch => {
+            let step = (lines.next_power_of_two() / 16).max(ALIGN);
+            lines.div_ceil(step) * step
+        }
+        Class::Weights | Class::State => lines,
+    }
+}
+
+/// Bytes with an owner; returns to its memory when dropped.
+pub struct Buffer {
+    block: Option<Block>,
+    len: usize,
+    class: Class,
+    memory: Memory,
+}
+
+impl Buffer {
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True if it holds no byte.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// What it is counted as.
+    pub fn class(&self) -> Class {
+        self.class
+    }
+
+    fn ptr(&self) -> Option<NonNull<u8>> {
+        self.block.as_ref().and_then(|b| b.ptr)
+    }
+
+    /// The bytes; none for a phantom.
+    pub fn bytes(&self) -> Option<&[u8]> {
+        // SAFETY: the allocation holds at least `len` initialised bytes (zeroed at birth) and lives as long as self.
+        self.ptr().map(|p| unsafe { std::slice::from_raw_parts(p.as_ptr(), self.len) })
+    }
+
+    /// The bytes, writable; none for a phantom.
+    pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        // SAFETY: as in `bytes`; `&mut self` makes the access exclusive.
+        self.ptr().map(|p| unsafe { std::slice::from_raw_parts_mut(p.as_ptr(), self.len) })
+    }
+
+    /// The bytes as `T`; none for a phantom. Trailing bytes that do not fill a `T` are left out.
+    pub fn cast<T: Plain>(&self) -> Option<&[T]> {
+        // SAFETY: aligned to 64, initialised, and `Plain` types take any bit pattern.
+        self.ptr().map(|p| unsafe { std::slice::from_raw_parts(p.as_ptr().cast::<T>(), self.len / size_of::<T>()) })
+    }
+
+    /// The bytes as `T`, writable; none for a phantom.
+    pub fn cast_mut<T: Plain>(&mut self) -> Option<&mut [T]> {
+        // SAFETY: as in `cast`; `&mut self` makes the access exclusive.
+        self.ptr().map(|p| unsafe { std::slice::from_raw_parts_mut(p.as_ptr().cast::<T>(), self.len / size_of::<T>()) })
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let Some(block) = self.block.take() else { return };
+        let mut ledger = self.memory.lock();
+        if self.class == Class::Scratch {
+            ledger.free.entry(block.cap).or_default().push(block);
+        } else {
+            ledger.usage.by_class[self.class.index()] -= block.cap as u64;
+            ledger.usage.total -= block.cap as u64;
+        }
+    }
+}
+
+/// Types for which every bit pattern is a value.
+///
+/// # Safety
+/// Implementors have no padding, no invalid bit pattern and an alignment of at most 64.
+pub unsafe trait Plain: Copy + 'static {}
+// SAFETY: plain numbers.
+unsafe impl Plain for f32 {}
+// SAFETY: plain numbers.
+unsafe impl Plain for i32 {}
+// SAFETY: plain numbers.
+unsafe impl Plain for u32 {}
+// SAFETY: plain numbers.
+unsafe impl Plain for u16 {}
+// SAFETY: plain numbers.
+unsafe impl Plain for i8 {}
+// SAFETY: plain numbers.
+unsafe impl Plain for u8 {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scratch_is_lent_again_and_counted_once() {
+        let memory = Memory::host();
+        let first = memory.take(1000, Class::Scratch).unwrap();
+        let held = memory.usage().total;
+        drop(first);
+        let again = memory.take(990, Class::Scratch).unwrap();
+        assert_eq!(memory.usage().total, held);
+        assert_eq!(again.len(), 990);
+    }
+
+    #[test]
+    fn budget_refuses_and_names_the_class() {
+        let memory = Memory::host();
+        memory.set_limit(Some(4096));
+        let _w = memory.take(4096, Class::Weights).unwrap();
+        let err = memory.take(1, Class::State).err().unwrap().to_string();
+        assert!(err.contains("state") && err.contains("4096"), "{err}");
+    }
+
+    #[test]
+    fn a_phantom_counts_what_the_host_counts() {
+        let (host, phantom) = (Memory::host(), Memory::phantom());
+        for memory in [&host, &phantom] {
+            let a = memory.take(70_000, Class::Scratch).unwrap();
+            let b = memory.take(5, Class::State).unwrap();
+            drop(a);
+            drop(b);
+            drop(memory.take(69_000, Class::Scratch).unwrap());
+        }
+        assert_eq!(host.usage(), phantom.usage());
+        assert!(phantom.take(8, Class::State).unwrap().bytes().is_none());
+    }
+
+    #[test]
+    fn state_bytes_return_to_the_budget() {
+        let memory = Memory::host();
+        drop(memory.take(123, Class::State).unwrap());
+        assert_eq!(memory.usage().total, 0);
+        assert_eq!(memory.usage().peak, 128);
+    }
+}

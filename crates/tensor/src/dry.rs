@@ -1,0 +1,152 @@
+//! The dry decorator: every operation allocates what the real one would and computes nothing, so a plan's peak is
+//! known to the byte before it runs. It asks the backend that it stands for about sizes only.
+
+use std::sync::Arc;
+
+use crate::backend::{
+    Act, AttendSpec, Backend, ConvSpec, DeltaSpec, Input, KvSegment, KvSpec, KvTarget, Map, Norm, Numerics, Rope,
+    StateSegment, Weight,
+};
+use crate::buffer::{Class, Memory};
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::form::{Form, WeightSource};
+use crate::tensor::Tensor;
+
+/// Shapes only, over a phantom memory.
+pub struct Dry {
+    memory: Memory,
+    of: Arc<dyn Backend>,
+}
+
+impl Dry {
+    /// Stands for `of`, whose packed sizes and workspaces it reports.
+    pub fn new(of: Arc<dyn Backend>) -> Dry {
+        Dry { memory: Memory::phantom(), of }
+    }
+
+    fn scratch(&self, shape: &[usize]) -> Result<Tensor> {
+        Tensor::host(&self.memory, shape, DType::F32, Class::Scratch)
+    }
+
+    fn like(&self, x: &Tensor) -> Result<Tensor> {
+        self.scratch(x.dims())
+    }
+
+    fn reuse(&self, mut x: Tensor) -> Result<Tensor> {
+        if x.is_unique() { Ok(x) } else { self.like(&x) }
+    }
+
+    fn nothing(&self, what: &str) -> Error {
+        Error::Unsupported { backend: "dry", what: what.to_owned() }
+    }
+}
+
+impl Backend for Dry {
+    fn name(&self) -> &'static str {
+        "dry"
+    }
+    fn numerics(&self) -> Numerics {
+        self.of.numerics()
+    }
+    fn memory(&self) -> &Memory {
+        &self.memory
+    }
+    fn alloc(&self, shape: &[usize], dtype: DType, class: Class) -> Result<Tensor> {
+        Tensor::host(&self.memory, shape, dtype, class)
+    }
+    fn upload(&self, _values: &[f32], shape: &[usize], dtype: DType, class: Class) -> Result<Tensor> {
+        Tensor::host(&self.memory, shape, dtype, class)
+    }
+    fn read(&self, _x: &Tensor) -> Result<Vec<f32>> {
+        Err(self.nothing("read values: it has none"))
+    }
+    fn read_bytes(&self, _x: &Tensor) -> Result<Vec<u8>> {
+        Err(self.nothing("read bytes: it has none"))
+    }
+    fn write_bytes(&self, _x: &mut Tensor, _bytes: &[u8]) -> Result<()> {
+        Ok(())
+    }
+    fn copy(&self, x: &Tensor, class: Class) -> Result<Tensor> {
+        Tensor::host(&self.memory, x.dims(), x.dtype(), class)
+    }
+    fn pack(&self, source: &dyn WeightSource, bias: Option<&[f32]>) -> Result<Weight> {
+        let ((n, k), form) = (source.shape(), source.form());
+        let bytes = self.of.packed_bytes(n, k, &form);
+        let packed = Tensor::host(&self.memory, &[bytes], DType::U8, Class::Weights)?;
+        let bias = bias.map(|b| self.upload(b, &[b.len()], DType::F32, Class::Weights)).transpose()?;
+        Ok(Weight { n, k, form, bias, packed: Arc::new(packed) })
+    }
+    fn unpack<'a>(&'a self, _weight: &'a Weight) -> Result<Box<dyn WeightSource + 'a>> {
+        Err(self.nothing("unpack weights: it has none"))
+    }
+    fn packed_bytes(&self, n: usize, k: usize, form: &Form) -> usize {
+        self.of.packed_bytes(n, k, form)
+    }
+    fn linear_workspace(&self, rows: usize, weights: &[&Weight]) -> usize {
+        self.of.linear_workspace(rows, weights)
+    }
+    fn attend_workspace(&self, rows: usize, keys: usize, spec: &AttendSpec) -> usize {
+        self.of.attend_workspace(rows, keys, spec)
+    }
+
+    fn embed(&self, table: &Weight, ids: &[u32], _scale: f32) -> Result<Tensor> {
+        self.scratch(&[ids.len(), table.k])
+    }
+    fn linear(&self, input: Input<'_>, weights: &[&Weight]) -> Result<Vec<Tensor>> {
+        let Some(first) = weights.first() else { return Ok(Vec::new()) };
+        let t = input.lead().shape().elements() / first.k;
+        let out = weights.iter().map(|w| self.scratch(&[t, w.n])).collect::<Result<Vec<_>>>()?;
+        drop(self.memory.take(self.of.linear_workspace(t, weights), Class::Scratch)?);
+        Ok(out)
+    }
+    fn linear_add(&self, input: Input<'_>, weight: &Weight, residual: Tensor) -> Result<Tensor> {
+        let t = input.lead().shape().elements() / weight.k;
+        let out = self.reuse(residual)?;
+        drop(self.memory.take(self.of.linear_workspace(t, &[weight]), Class::Scratch)?);
+        Ok(out)
+    }
+    fn norm(&self, x: &Tensor, _norm: &Norm) -> Result<Tensor> {
+        self.like(x)
+    }
+    fn gated_norm(&self, x: &Tensor, _z: &Tensor, _norm: &Norm) -> Result<Tensor> {
+        self.like(x)
+    }
+    fn rope(&self, x: Tensor, _positions: &[u32], _rope: &Rope) -> Result<Tensor> {
+        self.reuse(x)
+    }
+    fn kv_write(&self, _k: &Tensor, _v: &Tensor, _targets: &mut [KvTarget<'_>], _spec: &KvSpec) -> Result<()> {
+        Ok(())
+    }
+    fn attend(&self, q: &Tensor, segments: &[KvSegment<'_>], spec: &AttendSpec) -> Result<Tensor> {
+        let t = q.shape().elements() / (spec.n_heads * spec.kv.k_dim);
+        let keys = segments.iter().map(|s| s.start + s.rows.len()).max().unwrap_or(0);
+        let out = self.scratch(&[t, spec.n_heads * spec.kv.v_dim])?;
+        drop(self.memory.take(self.of.attend_workspace(t, keys, spec), Class::Scratch)?);
+        Ok(out)
+    }
+    fn conv(&self, x: &Tensor, _segments: &mut [StateSegment<'_>], _spec: &ConvSpec) -> Result<Tensor> {
+        self.like(x)
+    }
+    fn gated_delta(
+        &self,
+        mixed: &Tensor,
+        _gates: (&Tensor, &Tensor),
+        _segments: &mut [StateSegment<'_>],
+        spec: &DeltaSpec,
+    ) -> Result<Tensor> {
+        self.scratch(&[mixed.rows(), spec.n_v_heads, spec.v_dim])
+    }
+    fn glu(&self, gate: &Tensor, _up: &Tensor, _act: Act) -> Result<Tensor> {
+        self.like(gate)
+    }
+    fn add(&self, a: Tensor, _b: &Tensor) -> Result<Tensor> {
+        self.reuse(a)
+    }
+    fn map(&self, x: Tensor, _map: Map) -> Result<Tensor> {
+        self.reuse(x)
+    }
+    fn rows(&self, x: &Tensor, rows: &[usize]) -> Result<Tensor> {
+        self.scratch(&[rows.len(), x.width()])
+    }
+}

@@ -1,0 +1,22 @@
+//! Ground floor: dtypes, buffers, tensor handles, the `Backend` trait with a scalar reference behind every
+//! operation, and the weight formats. It refuses to know models, files and threads.
+
+pub mod backend;
+pub mod buffer;
+pub mod dry;
+pub mod dtype;
+pub mod error;
+pub mod form;
+pub mod quant;
+pub mod reference;
+pub mod tensor;
+
+pub use backend::{
+    Act, AttendSpec, Backend, ConvSpec, DeltaSpec, Input, KvSegment, KvSpec, KvTarget, Norm, NormKind, Numerics, Rope,
+    RopeLayout, StateSegment, Weight,
+};
+pub use buffer::{Class, Memory, Usage};
+pub use dtype::DType;
+pub use error::{Error, Result};
+pub use form::{Form, Grouped, Levels, Scales, WeightSource};
+pub use tensor::{Shape, Tensor};

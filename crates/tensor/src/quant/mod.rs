@@ -1,0 +1,1 @@
+//! Weight formats: how the bytes of a file become one of the compute forms.

@@ -1,0 +1,101 @@
+//! Paged keys and values, and causal softmax attention over them.
+
+use super::scratch;
+use crate::backend::{AttendSpec, Backend, KvSegment, KvSpec, KvTarget, PAGE_TOKENS};
+use crate::error::{Error, Result};
+use crate::tensor::Tensor;
+
+/// Index of key element `d` of token `slot` of head `head` in a page.
+pub fn k_index(spec: &KvSpec, head: usize, d: usize, slot: usize) -> usize {
+    head * spec.head_elements() + d * PAGE_TOKENS + slot
+}
+
+/// Index of value element `d` of token `slot` of head `head` in a page.
+pub fn v_index(spec: &KvSpec, head: usize, slot: usize, d: usize) -> usize {
+    head * spec.head_elements() + spec.k_dim * PAGE_TOKENS + slot * spec.v_dim + d
+}
+
+/// See `Backend::kv_write`.
+pub fn write<B: Backend + ?Sized>(
+    b: &B,
+    k: &Tensor,
+    v: &Tensor,
+    targets: &mut [KvTarget<'_>],
+    spec: &KvSpec,
+) -> Result<()> {
+    let (kd, vd) = (spec.n_heads * spec.k_dim, spec.n_heads * spec.v_dim);
+    let (k, v) = (b.read(k)?, b.read(v)?);
+    for target in targets {
+        for (i, row) in target.rows.clone().enumerate() {
+            let position = target.start + i;
+            let n_pages = target.pages.len();
+            let page = target
+                .pages
+                .get_mut(position / PAGE_TOKENS)
+                .ok_or_else(|| Error::shape("kv_write", n_pages, position / PAGE_TOKENS + 1))?;
+            let mut bytes = b.read_bytes(page)?;
+            let slot = position % PAGE_TOKENS;
+            for head in 0..spec.n_heads {
+                for d in 0..spec.k_dim {
+                    spec.dtype.write(&mut bytes, k_index(spec, head, d, slot), k[row * kd + head * spec.k_dim + d]);
+                }
+                for d in 0..spec.v_dim {
+                    spec.dtype.write(&mut bytes, v_index(spec, head, slot, d), v[row * vd + head * spec.v_dim + d]);
+                }
+            }
+            b.write_bytes(page, &bytes)?;
+        }
+    }
+    Ok(())
+}
+
+/// See `Backend::attend`. One softmax over all keys, in f64.
+pub fn run<B: Backend + ?Sized>(b: &B, q: &Tensor, segments: &[KvSegment<'_>], spec: &AttendSpec) -> Result<Tensor> {
+    let (kv, h) = (&spec.kv, spec.n_heads);
+    let per_group = h / kv.n_heads;
+    let (t, qd) = (q.rows() / if q.dims().len() == 3 { h } else { 1 }, h * kv.k_dim);
+    let q = b.read(q)?;
+    let sinks = spec.sinks.as_ref().map(|s| b.read(s)).transpose()?;
+    let mut out = vec![0.0f32; t * h * kv.v_dim];
+    for segment in segments {
+        let pages = segment.pages.iter().map(|p| b.read_bytes(p)).collect::<Result<Vec<_>>>()?;
+        for (i, row) in segment.rows.clone().enumerate() {
+            let position = segment.start + i;
+            let first = spec.window.map_or(0, |w| (position + 1).saturating_sub(w));
+            if pages.len() * PAGE_TOKENS <= position {
+                return Err(Error::shape("attend", pages.len(), position / PAGE_TOKENS + 1));
+            }
+            for head in 0..h {
+                let group = head / per_group;
+                let query = &q[row * qd + head * kv.k_dim..row * qd + (head + 1) * kv.k_dim];
+                let mut scores: Vec<f64> = (first..=position)
+                    .map(|p| {
+                        let page = &pages[p / PAGE_TOKENS];
+                        let dot: f64 = (0..kv.k_dim)
+                            .map(|d| {
+                                let key = kv.dtype.read(page, k_index(kv, group, d, p % PAGE_TOKENS));
+                                f64::from(query[d]) * f64::from(key)
+                            })
+                            .sum();
+                        let s = dot * f64::from(spec.scale);
+                        spec.softcap.map_or(s, |c| f64::from(c) * (s / f64::from(c)).tanh())
+                    })
+                    .collect();
+                let sink = sinks.as_ref().map(|s| f64::from(s[head]));
+                let max = scores.iter().copied().chain(sink).fold(f64::NEG_INFINITY, f64::max);
+                scores.iter_mut().for_each(|s| *s = (*s - max).exp());
+                let sum: f64 = scores.iter().sum::<f64>() + sink.map_or(0.0, |s| (s - max).exp());
+                for d in 0..kv.v_dim {
+                    let o: f64 = (first..=position)
+                        .zip(&scores)
+                        .map(|(p, s)| {
+                            s * f64::from(kv.dtype.read(&pages[p / PAGE_TOKENS], v_index(kv, group, p % PAGE_TOKENS, d)))
+                        })
+                        .sum();
+                    out[(row * h + head) * kv.v_dim + d] = (o / sum) as f32;
+                }
+            }
+        }
+    }
+    scratch(b, &out, &[t, h * kv.v_dim])
+}

@@ -1,0 +1,89 @@
+//! Elementwise maps, sums and row selection.
+
+use super::scratch;
+use crate::backend::{Act, Backend, Map};
+use crate::error::{Error, Result};
+use crate::tensor::Tensor;
+
+/// 1 / (1 + e^-x).
+pub fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+/// ln(1 + e^x); x itself above 20, as PyTorch has it.
+pub fn softplus(x: f32) -> f32 {
+    if x > 20.0 { x } else { x.exp().ln_1p() }
+}
+
+/// The activation of one value. The error function of `Gelu` is Abramowitz and Stegun 7.1.26 in f64 (1.5e-7).
+pub fn activate(act: Act, x: f32) -> f32 {
+    match act {
+        Act::Silu => x * sigmoid(x),
+        Act::Relu => x.max(0.0),
+        Act::GeluTanh => {
+            let inner = (2.0 / std::f32::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+            0.5 * x * (1.0 + inner.tanh())
+        }
+        Act::Gelu => {
+            let z = f64::from(x) / std::f64::consts::SQRT_2;
+            let t = 1.0 / (1.0 + 0.327_591_1 * z.abs());
+            let poly = t
+                * (0.254_829_592 + t * (-0.284_496_736 + t * (1.421_413_741 + t * (-1.453_152_027 + t * 1.061_405_429))));
+            let erf = (1.0 - poly * (-z * z).exp()).copysign(z);
+            (0.5 * f64::from(x) * (1.0 + erf)) as f32
+        }
+    }
+}
+
+/// See `Backend::glu`.
+pub fn glu<B: Backend + ?Sized>(b: &B, gate: &Tensor, up: &Tensor, act: Act) -> Result<Tensor> {
+    if gate.shape() != up.shape() {
+        return Err(Error::shape("glu", up.shape(), gate.shape()));
+    }
+    let (g, u) = (b.read(gate)?, b.read(up)?);
+    let y: Vec<f32> = g.iter().zip(&u).map(|(&g, &u)| activate(act, g) * u).collect();
+    scratch(b, &y, gate.dims())
+}
+
+/// x ⊙ σ(gate).
+pub fn sigmoid_gated<B: Backend + ?Sized>(b: &B, x: &Tensor, gate: &Tensor) -> Result<Tensor> {
+    if gate.shape().elements() != x.shape().elements() {
+        return Err(Error::shape("sigmoid gate", gate.shape(), x.shape()));
+    }
+    let (x0, g) = (b.read(x)?, b.read(gate)?);
+    let y: Vec<f32> = x0.iter().zip(&g).map(|(&x, &g)| x * sigmoid(g)).collect();
+    scratch(b, &y, x.dims())
+}
+
+/// See `Backend::add`.
+pub fn add<B: Backend + ?Sized>(b: &B, x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    if x.shape() != y.shape() {
+        return Err(Error::shape("add", y.shape(), x.shape()));
+    }
+    let sum: Vec<f32> = b.read(x)?.iter().zip(&b.read(y)?).map(|(a, c)| a + c).collect();
+    scratch(b, &sum, x.dims())
+}
+
+/// See `Backend::map`.
+pub fn map<B: Backend + ?Sized>(b: &B, x: &Tensor, map: Map) -> Result<Tensor> {
+    let y: Vec<f32> = b
+        .read(x)?
+        .iter()
+        .map(|&v| match map {
+            Map::Scale(s) => v * s,
+            Map::Softcap(cap) => cap * (v / cap).tanh(),
+        })
+        .collect();
+    scratch(b, &y, x.dims())
+}
+
+/// See `Backend::rows`.
+pub fn rows<B: Backend + ?Sized>(b: &B, x: &Tensor, rows: &[usize]) -> Result<Tensor> {
+    let (values, d) = (b.read(x)?, x.width());
+    let mut out = Vec::with_capacity(rows.len() * d);
+    for &r in rows {
+        let row = values.get(r * d..(r + 1) * d).ok_or_else(|| Error::shape("rows", r, x.shape()))?;
+        out.extend_from_slice(row);
+    }
+    scratch(b, &out, &[rows.len(), d])
+}
