@@ -1,1 +1,13 @@
-//! Dining table of Reverie: sessions, sampling, the byte budget; it knows token ids only.
+//! The dining table: an engine holds one model, sessions hold what was read, samplers choose. It knows token ids only: no text,
+//! no JSON, no async.
+
+pub mod budget;
+pub mod engine;
+pub mod error;
+pub mod sample;
+pub mod session;
+
+pub use budget::Forecast;
+pub use engine::{Engine, EngineSpec};
+pub use error::{Error, Result};
+pub use session::{Progress, Session, Synced};

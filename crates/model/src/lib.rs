@@ -1,1 +1,25 @@
-//! Kitchen of Reverie: plans, architectures, mixers, feed-forwards, caches and the one forward.
+//! The kitchen: a config becomes a plan, a plan and weights become a model, and one forward runs any of them over any
+//! backend. It refuses to know devices, text and sessions.
+
+pub mod arch;
+pub mod assemble;
+pub mod cache;
+pub mod error;
+pub mod ffn;
+pub mod forward;
+pub mod linear;
+pub mod mixer;
+pub mod names;
+pub mod plan;
+pub mod registry;
+pub mod rope;
+pub mod state;
+
+pub use assemble::{Build, assemble};
+pub use cache::{CACHES, CacheEntry};
+pub use error::{Error, Result};
+pub use forward::{Model, Sequence, Want};
+pub use linear::Linear;
+pub use plan::Plan;
+pub use registry::Registries;
+pub use state::{Checkpoint, State, StateKind, StateSpec};

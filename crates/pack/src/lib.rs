@@ -1,1 +1,7 @@
-//! Packing room of Reverie: inspect and quantise; files in, files out, no running model.
+//! The packing room: checkpoints in, checkpoints out, no running model. It refuses to know engines and text.
+
+pub mod error;
+pub mod quantize;
+
+pub use error::{Error, Result};
+pub use quantize::{Override, Plan, QuantizeSpec, Step, quantize};

@@ -217,12 +217,31 @@ pub struct StateSegment<'a> {
     pub state: &'a mut Tensor,
 }
 
+/// How value heads share key heads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadOrder {
+    /// Value head j reads key head j / (n_v_heads / n_k_heads): Hugging Face.
+    Grouped,
+    /// Value head j reads key head j mod n_k_heads: ggml.
+    Tiled,
+}
+
+impl HeadOrder {
+    /// The key head that value head `j` reads.
+    pub fn key_head(self, j: usize, n_k_heads: usize, n_v_heads: usize) -> usize {
+        match self {
+            HeadOrder::Grouped => j / (n_v_heads / n_k_heads),
+            HeadOrder::Tiled => j % n_k_heads,
+        }
+    }
+}
+
 /// The gated delta rule (Gated Delta Networks, arXiv 2412.06464, as Qwen3-Next uses it).
 #[derive(Clone, Debug)]
 pub struct DeltaSpec {
     /// Heads of q and k.
     pub n_k_heads: usize,
-    /// Heads of v, a multiple of `n_k_heads`: value head j reads key head j / (n_v_heads / n_k_heads).
+    /// Heads of v, a multiple of `n_k_heads`.
     pub n_v_heads: usize,
     /// Dk.
     pub k_dim: usize,
@@ -232,8 +251,10 @@ pub struct DeltaSpec {
     pub q_scale: f32,
     /// Under the root of the L2 norm of q and k.
     pub norm_eps: f32,
-    /// f32 `[n_v_heads]`: the decay is exp(-exp(a_log) · softplus(a + dt_bias)).
-    pub a_log: Tensor,
+    /// Which key head a value head reads.
+    pub order: HeadOrder,
+    /// f32 `[n_v_heads]`, negative: the decay of a token is exp(rate · softplus(a + dt_bias)). Checkpoints store ln(-rate).
+    pub rate: Tensor,
     /// f32 `[n_v_heads]`.
     pub dt_bias: Tensor,
 }

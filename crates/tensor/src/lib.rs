@@ -7,13 +7,14 @@ pub mod dry;
 pub mod dtype;
 pub mod error;
 pub mod form;
+pub mod probe;
 pub mod quant;
 pub mod reference;
 pub mod tensor;
 
 pub use backend::{
-    Act, AttendSpec, Backend, ConvSpec, DeltaSpec, Input, KvSegment, KvSpec, KvTarget, Norm, NormKind, Numerics, Rope,
-    RopeLayout, StateSegment, Weight,
+    Act, AttendSpec, Backend, ConvSpec, DeltaSpec, HeadOrder, Input, KvSegment, KvSpec, KvTarget, Norm, NormKind,
+    Numerics, Rope, RopeLayout, StateSegment, Weight,
 };
 pub use buffer::{Class, Memory, Usage};
 pub use dtype::DType;

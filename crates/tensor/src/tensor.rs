@@ -93,7 +93,8 @@ impl Tensor {
     /// A host tensor from `memory`; its content is unspecified.
     pub fn host(memory: &Memory, shape: &[usize], dtype: DType, class: Class) -> Result<Tensor> {
         let shape = Shape::new(shape);
-        let bytes = shape.elements().checked_mul(dtype.size()).ok_or_else(|| Error::shape("alloc", shape, "fewer bytes"))?;
+        let bytes =
+            shape.elements().checked_mul(dtype.size()).ok_or_else(|| Error::shape("alloc", shape, "fewer bytes"))?;
         Ok(Tensor { shape, dtype, storage: Arc::new(memory.take(bytes, class)?) })
     }
 

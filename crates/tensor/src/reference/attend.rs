@@ -89,7 +89,9 @@ pub fn run<B: Backend + ?Sized>(b: &B, q: &Tensor, segments: &[KvSegment<'_>], s
                     let o: f64 = (first..=position)
                         .zip(&scores)
                         .map(|(p, s)| {
-                            s * f64::from(kv.dtype.read(&pages[p / PAGE_TOKENS], v_index(kv, group, p % PAGE_TOKENS, d)))
+                            s * f64::from(
+                                kv.dtype.read(&pages[p / PAGE_TOKENS], v_index(kv, group, p % PAGE_TOKENS, d)),
+                            )
                         })
                         .sum();
                     out[(row * h + head) * kv.v_dim + d] = (o / sum) as f32;

@@ -22,7 +22,7 @@ pub fn run<B: Backend + ?Sized>(
         return Err(Error::shape("gated_delta", (mixed.width(), a.width(), beta.width()), (width, hv, hv)));
     }
     let (x, a, beta) = (b.read(mixed)?, b.read(a)?, b.read(beta)?);
-    let (a_log, dt_bias) = (b.read(&spec.a_log)?, b.read(&spec.dt_bias)?);
+    let (rate, dt_bias) = (b.read(&spec.rate)?, b.read(&spec.dt_bias)?);
     let rows = mixed.rows();
     let mut out = vec![0.0f32; rows * hv * dv];
     for segment in segments {
@@ -33,17 +33,17 @@ pub fn run<B: Backend + ?Sized>(
         for t in segment.rows.clone() {
             let row = &x[t * width..(t + 1) * width];
             for j in 0..hv {
-                let kh = j / (hv / hk);
+                let kh = spec.order.key_head(j, hk, hv);
                 let q = unit(&row[kh * dk..(kh + 1) * dk], spec.norm_eps, spec.q_scale);
                 let k = unit(&row[(hk + kh) * dk..(hk + kh + 1) * dk], spec.norm_eps, 1.0);
                 let v = &row[2 * hk * dk + j * dv..2 * hk * dk + (j + 1) * dv];
-                let g = -a_log[j].exp() * softplus(a[t * hv + j] + dt_bias[j]);
-                let (decay, rate) = (g.exp(), sigmoid(beta[t * hv + j]));
+                let g = rate[j] * softplus(a[t * hv + j] + dt_bias[j]);
+                let (decay, write) = (g.exp(), sigmoid(beta[t * hv + j]));
                 let s = &mut state[j * dk * dv..(j + 1) * dk * dv];
                 s.iter_mut().for_each(|v| *v *= decay);
                 for col in 0..dv {
                     let seen: f32 = (0..dk).map(|i| k[i] * s[i * dv + col]).sum();
-                    let u = rate * (v[col] - seen);
+                    let u = write * (v[col] - seen);
                     let mut o = 0.0;
                     for i in 0..dk {
                         s[i * dv + col] += k[i] * u;

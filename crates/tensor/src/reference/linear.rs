@@ -100,7 +100,8 @@ pub fn int8(x: &[f32], t: usize, source: &dyn WeightSource) -> Result<Vec<f32>> 
             let mut acc = 0.0f32;
             for at in (0..k).step_by(step) {
                 let span = at..at + step;
-                let sum: i32 = codes[span.clone()].iter().zip(&q[span.clone()]).map(|(&w, &q)| g.level(w) * i32::from(q)).sum();
+                let sum: i32 =
+                    codes[span.clone()].iter().zip(&q[span.clone()]).map(|(&w, &q)| g.level(w) * i32::from(q)).sum();
                 let (ws, xs) = (scales[at / g.block], x_scales[at / ACT_BLOCK]);
                 acc = (sum as f32).mul_add(ws * xs, acc);
                 if g.scales.has_bias() {

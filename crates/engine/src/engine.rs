@@ -1,0 +1,92 @@
+//! One model with its cache scheme and its budget; the maker of sessions.
+
+use std::sync::Arc;
+
+use reverie_model::{CacheEntry, Model, Registries};
+
+use crate::budget::{Forecast, Forecaster};
+use crate::error::{Error, Result};
+use crate::session::Session;
+
+/// How an engine is set up.
+#[derive(Clone, Debug)]
+pub struct EngineSpec {
+    /// Cache scheme for keys and values.
+    pub kv: String,
+    /// Tokens of a prefill step. Any value gives the same bits.
+    pub chunk: usize,
+    /// Byte budget for weights, state and scratch.
+    pub memory: Option<u64>,
+}
+
+impl Default for EngineSpec {
+    fn default() -> EngineSpec {
+        EngineSpec { kv: reverie_model::cache::DEFAULT_KV.into(), chunk: 512, memory: None }
+    }
+}
+
+/// One model, ready to be talked to.
+pub struct Engine {
+    pub(crate) model: Arc<Model>,
+    pub(crate) cache: &'static CacheEntry,
+    pub(crate) chunk: usize,
+    limit: Option<u64>,
+    forecaster: Option<Forecaster>,
+}
+
+impl Engine {
+    /// An engine over `model`. `shadow` is the same plan on a dry backend; without it no forecast is made and the budget is
+    /// enforced only as memory is taken.
+    pub fn new(model: Arc<Model>, shadow: Option<Model>, registries: &Registries, spec: &EngineSpec) -> Result<Engine> {
+        let mixers: Vec<_> = model.plan().mixers().collect();
+        let cache = CacheEntry::choose(registries, &spec.kv, &mixers)?;
+        if spec.chunk == 0 {
+            return Err(reverie_tensor::Error::value("chunk", 0, "at least one token").into());
+        }
+        model.backend().memory().set_limit(spec.memory);
+        let forecaster = shadow.map(|m| Forecaster::new(m, cache, spec.chunk));
+        Ok(Engine { model, cache, chunk: spec.chunk, limit: spec.memory, forecaster })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// The scheme that holds keys and values.
+    pub fn cache(&self) -> &'static CacheEntry {
+        self.cache
+    }
+
+    /// Positions the model has.
+    pub fn context(&self) -> usize {
+        self.model.plan().context
+    }
+
+    /// The budget.
+    pub fn memory_limit(&self) -> Option<u64> {
+        self.limit
+    }
+
+    /// Peak bytes of `batch` sequences of `context` tokens; none without a shadow model.
+    pub fn forecast(&self, context: usize, batch: usize) -> Result<Option<Forecast>> {
+        self.forecaster.as_ref().map(|f| f.forecast(context, batch)).transpose()
+    }
+
+    /// Refuses a context that the model or the budget cannot hold, before any work.
+    pub fn admit(&self, tokens: usize) -> Result<()> {
+        if tokens > self.context() {
+            return Err(reverie_model::Error::Context { tokens, context: self.context() }.into());
+        }
+        let (Some(limit), Some(forecast)) = (self.limit, self.forecast(tokens, 1)?) else { return Ok(()) };
+        if forecast.peak_bytes > limit {
+            return Err(Error::Budget { tokens, needed: forecast.peak_bytes, limit });
+        }
+        Ok(())
+    }
+
+    /// An empty session.
+    pub fn session(self: &Arc<Self>) -> Session {
+        Session::new(Arc::clone(self))
+    }
+}

@@ -1,0 +1,47 @@
+//! What an engine refuses, and why.
+
+use crate::sample::SampleError;
+
+/// Errors of the dining table.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A request that would not fit the byte budget; refused before it starts.
+    #[error(
+        "{tokens} tokens of context would take {needed} bytes at their peak, the budget is {limit}; raise --memory, shorten \
+         the context, or use fewer bits or --kv f16"
+    )]
+    Budget {
+        /// Context asked for.
+        tokens: usize,
+        /// Predicted peak.
+        needed: u64,
+        /// The budget.
+        limit: u64,
+    },
+    /// Nothing to read.
+    #[error("found no tokens to read, expected at least one; give a prompt")]
+    Empty,
+    /// The caller stopped a long read.
+    #[error("stopped after {done} of {total} tokens; what was read is kept and the next call goes on from there")]
+    Stopped {
+        /// Tokens in the session now.
+        done: usize,
+        /// Tokens asked for.
+        total: usize,
+    },
+    /// The model refused.
+    #[error(transparent)]
+    Model(#[from] reverie_model::Error),
+    /// The sampler refused.
+    #[error(transparent)]
+    Sample(#[from] SampleError),
+}
+
+impl From<reverie_tensor::Error> for Error {
+    fn from(e: reverie_tensor::Error) -> Error {
+        Error::Model(e.into())
+    }
+}
+
+/// Result with this crate's error.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,38 @@
+//! What a model asks of its tensors, whatever they come from: files here, random numbers in a benchmark.
+
+use reverie_tensor::WeightSource;
+
+use crate::error::Result;
+use crate::weights::Weights;
+
+/// Named tensors.
+pub trait TensorStore: Sync {
+    /// True if there is a tensor of this name.
+    fn contains(&self, name: &str) -> bool;
+    /// Its extents, outermost first, if there is one.
+    fn shape(&self, name: &str) -> Option<Vec<usize>>;
+    /// A weight matrix of a known shape: anything else is refused.
+    fn matrix<'a>(&'a self, name: &str, shape: (usize, usize)) -> Result<Box<dyn WeightSource + 'a>>;
+    /// A tensor of any shape as f32: its extents and its values.
+    fn floats(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>)>;
+    /// A small tensor of a known number of elements: anything else is refused.
+    fn vector(&self, name: &str, n: usize) -> Result<Vec<f32>>;
+}
+
+impl TensorStore for Weights {
+    fn contains(&self, name: &str) -> bool {
+        Weights::contains(self, name)
+    }
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.view(name).ok().map(|v| v.shape.to_vec())
+    }
+    fn matrix<'a>(&'a self, name: &str, shape: (usize, usize)) -> Result<Box<dyn WeightSource + 'a>> {
+        self.matrix_shaped(name, shape)
+    }
+    fn floats(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
+        self.tensor_f32(name)
+    }
+    fn vector(&self, name: &str, n: usize) -> Result<Vec<f32>> {
+        self.vector_shaped(name, n)
+    }
+}

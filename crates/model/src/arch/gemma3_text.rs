@@ -1,0 +1,71 @@
+//! Gemma 3, text: norms before and after each part, stored minus one; a scaled embedding; GeGLU; five sliding layers to one full
+//! layer, each kind with its own rotary base.
+
+use super::{ArchEntry, Source, gguf};
+use crate::error::{Error, Result};
+use crate::ffn::geglu;
+use crate::plan::{Block, NormSpec, NormWeight, Part, Plan};
+use crate::rope;
+
+/// The row.
+pub const ENTRY: ArchEntry = ArchEntry {
+    name: "gemma3_text",
+    aliases: &["gemma3"],
+    about: "Gemma 3, text: sliding and full layers, norms on both sides of each part",
+    plan,
+    gguf: Some(&gguf::Dialect {
+        arch: "gemma3",
+        names: &[
+            ("post_attention_layernorm", "post_attention_norm"),
+            ("pre_feedforward_layernorm", "ffn_norm"),
+            ("post_feedforward_layernorm", "post_ffw_norm"),
+        ],
+        interleaved_rows: false,
+        adapt: gguf::gemma3,
+    }),
+};
+
+fn plan(source: &Source<'_>) -> Result<Plan> {
+    let config = &source.config;
+    if config.optional_bool("use_bidirectional_attention")?.unwrap_or(false) {
+        return Err(Error::config("use_bidirectional_attention", "true", "false: this engine runs causal models"));
+    }
+    let pattern = match config.optional_usize("sliding_window_pattern")? {
+        Some(p) => p,
+        None => config.optional_usize("_sliding_window_pattern")?.unwrap_or(6),
+    };
+    let scalar = config.optional_f64("query_pre_attn_scalar")?;
+    let norm = |name: &str| -> Result<Option<NormSpec>> {
+        let weight = source.norm_weight(NormWeight::MinusOne);
+        Ok(Some(NormSpec { name: name.into(), eps: source.eps()?, weight }))
+    };
+    let mut plan = source.decoder(ENTRY.name, NormWeight::MinusOne, |i| {
+        let kind =
+            source.layer_kind(i, |i| if (i + 1) % pattern.max(1) == 0 { "full_attention" } else { "sliding_attention" })?;
+        let mut attention = source.attention(i)?;
+        attention.rope = Some(rope::for_layer_kind(config, &kind, attention.head_dim)?);
+        attention.window = if kind == "sliding_attention" { Some(config.usize("sliding_window")?) } else { None };
+        attention.qk_norm = Some((source.eps()?, source.norm_weight(NormWeight::MinusOne)));
+        attention.softcap = config.optional_f64("attn_logit_softcapping")?.map(|c| c as f32);
+        if let Some(scalar) = scalar {
+            attention.scale = scalar.powf(-0.5) as f32;
+        }
+        Ok(vec![
+            Block {
+                scope: "self_attn".into(),
+                pre: norm("input_layernorm")?,
+                part: Part::Mixer(Box::new(attention)),
+                post: norm("post_attention_layernorm")?,
+            },
+            Block {
+                scope: "mlp".into(),
+                pre: norm("pre_feedforward_layernorm")?,
+                part: Part::Ffn((geglu::ENTRY.spec)(config, i)?),
+                post: norm("post_feedforward_layernorm")?,
+            },
+        ])
+    })?;
+    plan.embed_scale = (plan.width as f32).sqrt();
+    plan.head.softcap = config.optional_f64("final_logit_softcapping")?.map(|c| c as f32);
+    Ok(plan)
+}

@@ -1,0 +1,158 @@
+//! The architectures: a config becomes a plan. One short file a family, no arithmetic in any. This file holds the rows and the
+//! scaffold that decoders share.
+
+pub mod gemma3_text;
+pub mod gguf;
+pub mod llama;
+pub mod mistral;
+pub mod qwen2;
+pub mod qwen3;
+pub mod qwen3_5_text;
+pub mod smollm3;
+
+use reverie_files::{ModelConfig, TensorStore};
+
+use crate::error::{Error, Result};
+use crate::mixer::full_attention;
+use crate::names::Names;
+use crate::plan::{Block, FfnSpec, HeadSpec, Layer, MixerSpec, NormSpec, NormWeight, Part, Plan};
+
+/// A row of the registry.
+pub struct ArchEntry {
+    /// `model_type` in config.json; also the file's name.
+    pub name: &'static str,
+    /// Other `model_type`s that it reads, wrappers among them.
+    pub aliases: &'static [&'static str],
+    /// One line for people.
+    pub about: &'static str,
+    /// From a checkpoint's config to a plan.
+    pub plan: fn(&Source<'_>) -> Result<Plan>,
+    /// How GGUF spells it, if it does.
+    pub gguf: Option<&'static gguf::Dialect>,
+}
+
+/// All architectures, by name.
+pub static ARCHS: &[ArchEntry] = &[
+    gemma3_text::ENTRY,
+    llama::ENTRY,
+    mistral::ENTRY,
+    qwen2::ENTRY,
+    qwen3::ENTRY,
+    qwen3_5_text::ENTRY,
+    smollm3::ENTRY,
+];
+
+/// A checkpoint as an architecture sees it.
+pub struct Source<'a> {
+    /// The text model's config; of a GGUF file, its metadata in the same words.
+    pub config: ModelConfig,
+    /// The tensors.
+    pub weights: &'a dyn TensorStore,
+    /// Set for a GGUF file.
+    pub gguf: Option<&'static gguf::Dialect>,
+}
+
+impl<'a> Source<'a> {
+    /// A Hugging Face checkpoint; a wrapper's `text_config` is stepped into.
+    pub fn hugging_face(config: &ModelConfig, weights: &'a dyn TensorStore) -> Result<Source<'a>> {
+        let text = config.section("text_config")?.unwrap_or_else(|| config.clone());
+        Ok(Source { config: text, weights, gguf: None })
+    }
+
+    /// The meaning of a stored norm weight: the GGUF converter has already added the one.
+    pub fn norm_weight(&self, stored: NormWeight) -> NormWeight {
+        if self.gguf.is_some() { NormWeight::Plain } else { stored }
+    }
+
+    /// The attention layer that most configs describe.
+    pub fn attention(&self, layer: usize) -> Result<full_attention::Spec> {
+        let mut spec = full_attention::Spec::from_config(&self.config, layer)?;
+        spec.interleaved_rows = self.gguf.is_some_and(|d| d.interleaved_rows);
+        Ok(spec)
+    }
+
+    /// Layers that `layer_types` names, or `other` where the config has none.
+    pub fn layer_kind(&self, layer: usize, other: impl Fn(usize) -> &'static str) -> Result<String> {
+        match self.config.optional_texts("layer_types")? {
+            Some(kinds) => {
+                let wanted = self.config.usize("num_hidden_layers")?;
+                if kinds.len() != wanted {
+                    return Err(Error::config("layer_types", format!("{} entries", kinds.len()), format!("num_hidden_layers = {wanted}")));
+                }
+                let kind = kinds.get(layer).ok_or_else(|| Error::config("layer_types", "too few entries", "one a layer"))?;
+                Ok((*kind).to_owned())
+            }
+            None => Ok(other(layer).to_owned()),
+        }
+    }
+
+    /// The window of Qwen's layers: by `layer_types`, or from layer `max_window_layers` on where `use_sliding_window` says so.
+    pub fn upper_window(&self, layer: usize) -> Result<Option<usize>> {
+        let used = self.config.optional_bool("use_sliding_window")?.unwrap_or(false);
+        let from = self.config.optional_usize("max_window_layers")?.unwrap_or(usize::MAX);
+        let kind = self.layer_kind(layer, |i| if used && i >= from { "sliding_attention" } else { "full_attention" })?;
+        if kind == "sliding_attention" { Ok(Some(self.config.usize("sliding_window")?)) } else { Ok(None) }
+    }
+
+    /// Epsilon of the RMS norms.
+    pub fn eps(&self) -> Result<f32> {
+        Ok(self.config.optional_f64("rms_norm_eps")?.unwrap_or(1e-6) as f32)
+    }
+
+    /// A decoder in the names that transformers uses; `blocks` describes each layer.
+    pub fn decoder(
+        &self,
+        arch: &'static str,
+        norm: NormWeight,
+        blocks: impl Fn(usize) -> Result<Vec<Block>>,
+    ) -> Result<Plan> {
+        let config = &self.config;
+        let n_layers = config.usize("num_hidden_layers")?;
+        if n_layers == 0 || n_layers > 10_000 {
+            return Err(Error::config("num_hidden_layers", n_layers, "1 to 10000"));
+        }
+        let names = match self.gguf {
+            Some(dialect) => Names::Gguf(dialect.names),
+            None => Names::of_hugging_face(self.weights),
+        };
+        let head = names.spell("lm_head.weight", self.weights);
+        let tied = match config.optional_bool("tie_word_embeddings")? {
+            Some(tied) => tied,
+            None => !self.weights.contains(&head),
+        };
+        let layer = |i: usize| Ok(Layer { prefix: format!("model.layers.{i}"), blocks: blocks(i)? });
+        let positive = |field: &str| match config.usize(field)? {
+            0 => Err(Error::config(field, 0, "a positive number")),
+            n => Ok(n),
+        };
+        Ok(Plan {
+            arch,
+            vocab: positive("vocab_size")?,
+            width: positive("hidden_size")?,
+            context: positive("max_position_embeddings")?,
+            embed: "model.embed_tokens".into(),
+            embed_scale: 1.0,
+            layers: (0..n_layers).map(layer).collect::<Result<_>>()?,
+            final_norm: NormSpec { name: "model.norm".into(), eps: self.eps()?, weight: self.norm_weight(norm) },
+            head: HeadSpec { name: (!tied).then(|| "lm_head".into()), softcap: None },
+            names,
+        })
+    }
+
+    /// x + mixer(norm x), then x + ffn(norm x), with the norms that transformers calls `input_layernorm` and
+    /// `post_attention_layernorm`.
+    pub fn pre_norm(
+        &self,
+        norm: NormWeight,
+        (scope, mixer): (&str, Box<dyn MixerSpec>),
+        ffn: Box<dyn FfnSpec>,
+    ) -> Result<Vec<Block>> {
+        let pre = |name: &str| -> Result<Option<NormSpec>> {
+            Ok(Some(NormSpec { name: name.into(), eps: self.eps()?, weight: self.norm_weight(norm) }))
+        };
+        Ok(vec![
+            Block { scope: scope.into(), pre: pre("input_layernorm")?, part: Part::Mixer(mixer), post: None },
+            Block { scope: "mlp".into(), pre: pre("post_attention_layernorm")?, part: Part::Ffn(ffn), post: None },
+        ])
+    }
+}

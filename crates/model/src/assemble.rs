@@ -1,0 +1,154 @@
+//! Plan and weights become a model: every tensor is looked up, checked against the plan's shape, packed once. Knows no format
+//! and no architecture.
+
+use std::sync::Arc;
+
+use reverie_files::TensorStore;
+use reverie_tensor::quant::Rows;
+use reverie_tensor::{Backend, Class, DType, Norm, NormKind, Tensor, WeightSource};
+
+use crate::error::{Error, Result};
+use crate::forward::{BuiltBlock, BuiltPart, Model, ModelParts};
+use crate::linear::Linear;
+use crate::plan::{NormSpec, NormWeight, Part, Plan};
+
+/// Where a part asks for its tensors: names are relative to the part's scope.
+pub struct Build<'a> {
+    backend: &'a dyn Backend,
+    weights: &'a dyn TensorStore,
+    plan: &'a Plan,
+    scope: String,
+}
+
+impl<'a> Build<'a> {
+    /// Width of the residual stream.
+    pub fn width(&self) -> usize {
+        self.plan.width
+    }
+
+    /// The checkpoint's spelling of `leaf` in this scope.
+    pub fn name(&self, leaf: &str) -> String {
+        let whole = if self.scope.is_empty() { leaf.to_owned() } else { format!("{}.{leaf}", self.scope) };
+        self.plan.names.spell(&whole, self.weights)
+    }
+
+    /// True if the checkpoint has `leaf` in this scope.
+    pub fn has(&self, leaf: &str) -> bool {
+        self.weights.contains(&self.name(leaf))
+    }
+
+    /// The projection `leaf`, `[n, k]`, with its bias if the checkpoint has one.
+    pub fn linear(&self, leaf: &str, n: usize, k: usize) -> Result<Linear> {
+        let source = self.matrix(leaf, n, k)?;
+        let bias = self.bias(leaf, n)?;
+        Ok(Linear::new(self.backend.pack(source.as_ref(), bias.as_deref())?))
+    }
+
+    /// Some rows of the projection `leaf` `[n, k]`, in this order, as a projection of their own.
+    pub fn linear_rows(&self, leaf: &str, n: usize, k: usize, rows: Vec<usize>) -> Result<Linear> {
+        let source = self.matrix(leaf, n, k)?;
+        let bias = self.bias(leaf, n)?.map(|b| rows.iter().map(|&r| b[r]).collect::<Vec<_>>());
+        let picked = Rows::pick(source, rows)?;
+        Ok(Linear::new(self.backend.pack(&picked, bias.as_deref())?))
+    }
+
+    /// The matrix `leaf` as the file has it.
+    pub fn matrix(&self, leaf: &str, n: usize, k: usize) -> Result<Box<dyn WeightSource + 'a>> {
+        Ok(self.weights.matrix(&self.name(&format!("{leaf}.weight")), (n, k))?)
+    }
+
+    fn bias(&self, leaf: &str, n: usize) -> Result<Option<Vec<f32>>> {
+        let leaf = format!("{leaf}.bias");
+        if self.has(&leaf) { self.values(&leaf, n).map(Some) } else { Ok(None) }
+    }
+
+    /// The values of the vector `leaf` (name with its suffix).
+    pub fn values(&self, leaf: &str, n: usize) -> Result<Vec<f32>> {
+        Ok(self.weights.vector(&self.name(leaf), n)?)
+    }
+
+    /// The vector `leaf` on the backend, f32.
+    pub fn vector(&self, leaf: &str, n: usize) -> Result<Tensor> {
+        let values = self.values(leaf, n)?;
+        self.upload(&values, &[n])
+    }
+
+    /// The same, if the checkpoint has it.
+    pub fn opt_vector(&self, leaf: &str, n: usize) -> Result<Option<Tensor>> {
+        if self.has(leaf) { self.vector(leaf, n).map(Some) } else { Ok(None) }
+    }
+
+    /// Values on the backend, f32, counted as weights.
+    pub fn upload(&self, values: &[f32], shape: &[usize]) -> Result<Tensor> {
+        Ok(self.backend.upload(values, shape, DType::F32, Class::Weights)?)
+    }
+
+    /// The taps of a depthwise convolution, stored `[C, 1, kernel]` (transformers), `[C, kernel, 1]` (MLX) or `[C, kernel]`
+    /// (GGUF), as `[kernel, C]`.
+    pub fn conv_taps(&self, leaf: &str, channels: usize, kernel: usize) -> Result<Tensor> {
+        let name = self.name(leaf);
+        let (shape, values) = self.weights.floats(&name)?;
+        let kept: Vec<usize> = shape.iter().copied().filter(|&d| d != 1).collect();
+        let wanted: Vec<usize> = [channels, kernel].into_iter().filter(|&d| d != 1).collect();
+        if kept != wanted || values.len() != channels * kernel {
+            return Err(Error::TensorShape {
+                name,
+                found: format!("{shape:?}"),
+                expected: format!("[{channels}, 1, {kernel}]"),
+            });
+        }
+        let taps: Vec<f32> = (0..kernel * channels).map(|i| values[i % channels * kernel + i / channels]).collect();
+        self.upload(&taps, &[kernel, channels])
+    }
+
+    /// An RMS norm over `dim`.
+    pub fn norm(&self, spec: &NormSpec, dim: usize) -> Result<Norm> {
+        let mut values = self.values(&format!("{}.weight", spec.name), dim)?;
+        if spec.weight == NormWeight::MinusOne {
+            values.iter_mut().for_each(|v| *v += 1.0);
+        }
+        Ok(Norm { kind: NormKind::Rms, weight: Some(self.upload(&values, &[dim])?), bias: None, eps: spec.eps })
+    }
+
+    fn at(&self, scope: String) -> Build<'a> {
+        Build { scope, backend: self.backend, weights: self.weights, plan: self.plan }
+    }
+}
+
+/// Packs the weights of `plan` onto `backend`. `progress` hears (layers done, layers in all).
+pub fn assemble(
+    plan: Plan,
+    weights: &dyn TensorStore,
+    backend: &Arc<dyn Backend>,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Model> {
+    let root = Build { backend: backend.as_ref(), weights, plan: &plan, scope: String::new() };
+    let embed = root.linear(&plan.embed, plan.vocab, plan.width)?.weight;
+    let mut layers = Vec::with_capacity(plan.layers.len());
+    for (i, layer) in plan.layers.iter().enumerate() {
+        progress(i, plan.layers.len());
+        let at_layer = root.at(layer.prefix.clone());
+        let norm = |spec: &Option<NormSpec>| spec.as_ref().map(|s| at_layer.norm(s, plan.width)).transpose();
+        let mut blocks = Vec::with_capacity(layer.blocks.len());
+        for block in &layer.blocks {
+            let scope = [layer.prefix.as_str(), block.scope.as_str()].iter().filter(|s| !s.is_empty()).copied().collect::<Vec<_>>();
+            let mut build = root.at(scope.join("."));
+            blocks.push(BuiltBlock {
+                pre: norm(&block.pre)?,
+                part: match &block.part {
+                    Part::Mixer(spec) => BuiltPart::Mixer(spec.build(&mut build)?),
+                    Part::Ffn(spec) => BuiltPart::Ffn(spec.build(&mut build)?),
+                },
+                post: norm(&block.post)?,
+            });
+        }
+        layers.push(blocks);
+    }
+    progress(plan.layers.len(), plan.layers.len());
+    let head = match &plan.head.name {
+        Some(name) => Some(root.linear(name, plan.vocab, plan.width)?),
+        None => None,
+    };
+    let final_norm = root.norm(&plan.final_norm, plan.width)?;
+    Ok(Model::new(ModelParts { plan, backend: Arc::clone(backend), embed, layers, final_norm, head }))
+}

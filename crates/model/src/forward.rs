@@ -1,0 +1,206 @@
+//! The one forward: embed, per layer {norm, part with its state, add}, head. It runs any plan over any backend, for a ragged
+//! batch of sequences, and never asks for a family's name.
+
+use std::sync::Arc;
+
+use reverie_tensor::backend::Map;
+use reverie_tensor::{Backend, Input, Norm, Tensor, Weight};
+
+use crate::cache::CacheEntry;
+use crate::error::{Error, Result};
+use crate::ffn::Ffn;
+use crate::linear::Linear;
+use crate::mixer::{Mixer, Out, Rows, Step, Stream};
+use crate::plan::Plan;
+use crate::state::{LayerState, State, StateSpec};
+
+/// A part with its weights.
+pub(crate) enum BuiltPart {
+    Mixer(Box<dyn Mixer>),
+    Ffn(Box<dyn Ffn>),
+}
+
+/// A block with its weights.
+pub(crate) struct BuiltBlock {
+    pub(crate) pre: Option<Norm>,
+    pub(crate) part: BuiltPart,
+    pub(crate) post: Option<Norm>,
+}
+
+/// What `assemble` hands over.
+pub(crate) struct ModelParts {
+    pub(crate) plan: Plan,
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) embed: Weight,
+    pub(crate) layers: Vec<Vec<BuiltBlock>>,
+    pub(crate) final_norm: Norm,
+    pub(crate) head: Option<Linear>,
+}
+
+/// A model ready to run.
+pub struct Model {
+    parts: ModelParts,
+    specs: Vec<StateSpec>,
+}
+
+/// Which logits of a sequence's new tokens are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// None: the tokens are only read.
+    Nothing,
+    /// Those after the last token.
+    Last,
+    /// Those after every token.
+    All,
+}
+
+/// One sequence's share of a step.
+pub struct Sequence<'a> {
+    /// New tokens, at least one.
+    pub tokens: &'a [u32],
+    /// What the sequence has read before; advanced by the step.
+    pub state: &'a mut State,
+    /// Which logits to compute.
+    pub want: Want,
+}
+
+impl Model {
+    pub(crate) fn new(parts: ModelParts) -> Model {
+        let specs = parts.plan.mixers().map(|m| m.state()).collect();
+        Model { parts, specs }
+    }
+
+    /// What it was assembled from.
+    pub fn plan(&self) -> &Plan {
+        &self.parts.plan
+    }
+
+    /// What it runs on.
+    pub fn backend(&self) -> &Arc<dyn Backend> {
+        &self.parts.backend
+    }
+
+    /// The embedding, as packed.
+    pub fn embedding(&self) -> &Weight {
+        &self.parts.embed
+    }
+
+    /// What each mixer keeps.
+    pub fn state_specs(&self) -> &[StateSpec] {
+        &self.specs
+    }
+
+    /// An empty state whose keys and values `cache` holds.
+    pub fn new_state(&self, cache: &CacheEntry) -> State {
+        State::new(self.parts.plan.mixers().map(|m| cache.layer_state(m)).collect())
+    }
+
+    /// Reads the new tokens of every sequence. Gives, for each, the wanted logits `[T, V]`, or none where nothing was wanted.
+    ///
+    /// Observers hear "hidden.0" after the embedding, "hidden.i" after layer i; the last is heard after the final norm, as
+    /// transformers reports it, and only where logits of all tokens are wanted.
+    pub fn forward(&self, sequences: &mut [Sequence<'_>]) -> Result<Vec<Option<Tensor>>> {
+        let ModelParts { plan, backend, .. } = &self.parts;
+        let backend = backend.as_ref();
+        let (mut ids, mut positions, mut rows) = (Vec::new(), Vec::new(), Vec::new());
+        for s in sequences.iter() {
+            let start = s.state.len();
+            if start + s.tokens.len() > plan.context {
+                return Err(Error::Context { tokens: start + s.tokens.len(), context: plan.context });
+            }
+            if let Some(&id) = s.tokens.iter().find(|&&id| id as usize >= plan.vocab) {
+                return Err(Error::TokenId { id, vocab: plan.vocab });
+            }
+            rows.push(Rows { range: ids.len()..ids.len() + s.tokens.len(), start });
+            positions.extend((start..start + s.tokens.len()).map(|p| p as u32));
+            ids.extend_from_slice(s.tokens);
+        }
+        if rows.iter().any(|r| r.range.is_empty()) {
+            return Err(reverie_tensor::Error::value("tokens of a sequence", 0, "at least one").into());
+        }
+        let specs: Vec<&StateSpec> = self.specs.iter().collect();
+        for s in sequences.iter_mut() {
+            s.state.begin(backend, &specs, s.tokens.len())?;
+        }
+        let step = Step { backend, positions: &positions, rows: &rows };
+        let x = self.stream(&ids, &step, sequences)?;
+        let wants: Vec<Want> = sequences.iter().map(|s| s.want).collect();
+        let out = self.logits(x, &rows, &wants)?;
+        for s in sequences.iter_mut() {
+            s.state.advance(s.tokens.len());
+        }
+        Ok(out)
+    }
+
+    /// The residual stream after the last layer.
+    fn stream(&self, ids: &[u32], step: &Step<'_>, sequences: &mut [Sequence<'_>]) -> Result<Tensor> {
+        let ModelParts { plan, embed, layers, .. } = &self.parts;
+        let mut x = step.backend.embed(embed, ids, plan.embed_scale)?;
+        step.backend.note("hidden.0", &x)?;
+        let mut mixers = 0;
+        for (i, blocks) in layers.iter().enumerate() {
+            for block in blocks {
+                // Without a norm after the part, its closing product adds to the stream at once.
+                let kept = block.post.as_ref().map(|_| x.clone());
+                let out = if kept.is_some() { Out::Plain } else { Out::Add };
+                let stream = Stream { x, pre: block.pre.as_ref(), out };
+                let y = match &block.part {
+                    BuiltPart::Ffn(ffn) => ffn.forward(step, stream)?,
+                    BuiltPart::Mixer(mixer) => {
+                        let mut states: Vec<&mut LayerState> =
+                            sequences.iter_mut().filter_map(|s| s.state.layers_mut().get_mut(mixers)).collect();
+                        mixers += 1;
+                        mixer.forward(step, stream, &mut states)?
+                    }
+                };
+                x = match (kept, &block.post) {
+                    (Some(kept), Some(post)) => step.backend.add(kept, &step.backend.norm(&y, post)?)?,
+                    _ => y,
+                };
+            }
+            if i + 1 < layers.len() {
+                step.backend.note(&format!("hidden.{}", i + 1), &x)?;
+            }
+        }
+        Ok(x)
+    }
+
+    /// Final norm and head over the rows that are wanted.
+    fn logits(&self, x: Tensor, rows: &[Rows], wants: &[Want]) -> Result<Vec<Option<Tensor>>> {
+        let ModelParts { plan, backend, embed, final_norm, head, layers } = &self.parts;
+        let picked: Vec<Vec<usize>> = rows
+            .iter()
+            .zip(wants)
+            .map(|(r, want)| match want {
+                Want::Nothing => Vec::new(),
+                Want::Last => vec![r.range.end - 1],
+                Want::All => r.range.clone().collect(),
+            })
+            .collect();
+        let all: Vec<usize> = picked.iter().flatten().copied().collect();
+        if all.is_empty() {
+            return Ok(rows.iter().map(|_| None).collect());
+        }
+        let x = if all.len() == x.rows() { x } else { backend.rows(&x, &all)? };
+        if wants.iter().all(|w| *w == Want::All) {
+            backend.note(&format!("hidden.{}", layers.len()), &backend.norm(&x, final_norm)?)?;
+        }
+        let weight = head.as_ref().map_or(embed, |h| &h.weight);
+        let mut logits = backend.linear(Input::Normed(&x, final_norm), &[weight])?.remove(0);
+        if let Some(cap) = plan.head.softcap {
+            logits = backend.map(logits, Map::Softcap(cap))?;
+        }
+        if picked.len() == 1 {
+            return Ok(vec![Some(logits)]);
+        }
+        let mut from = 0;
+        picked
+            .iter()
+            .map(|p| {
+                let own: Vec<usize> = (from..from + p.len()).collect();
+                from += p.len();
+                if own.is_empty() { Ok(None) } else { Ok(Some(backend.rows(&logits, &own)?)) }
+            })
+            .collect()
+    }
+}

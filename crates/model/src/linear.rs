@@ -1,0 +1,65 @@
+//! A projection: a packed weight and the slot where an adapter sits. The only place that knows low-rank adapters.
+
+use reverie_tensor::backend::Map;
+use reverie_tensor::{Backend, Input, Tensor, Weight};
+
+use crate::error::Result;
+
+/// A low-rank adapter (arXiv 2106.09685): y += scale · B(A x).
+#[derive(Clone, Debug)]
+pub struct Lora {
+    /// `[rank, K]`.
+    pub a: Weight,
+    /// `[N, rank]`.
+    pub b: Weight,
+    /// alpha / rank.
+    pub scale: f32,
+}
+
+/// A projection `[N, K]`.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    /// The base weight.
+    pub weight: Weight,
+    /// The adapter, if one is worn.
+    pub lora: Option<Lora>,
+}
+
+impl Linear {
+    /// A projection without an adapter.
+    pub fn new(weight: Weight) -> Linear {
+        Linear { weight, lora: None }
+    }
+
+    /// Output width.
+    pub fn n(&self) -> usize {
+        self.weight.n
+    }
+
+    /// `residual + self(input)`.
+    pub fn add_to(&self, backend: &dyn Backend, input: Input<'_>, residual: Tensor) -> Result<Tensor> {
+        let y = backend.linear_add(input, &self.weight, residual)?;
+        self.adapt(backend, input, y)
+    }
+
+    fn adapt(&self, backend: &dyn Backend, input: Input<'_>, y: Tensor) -> Result<Tensor> {
+        let Some(lora) = &self.lora else { return Ok(y) };
+        let low = backend.linear(input, &[&lora.a])?.remove(0);
+        let low = backend.map(low, Map::Scale(lora.scale))?;
+        Ok(backend.linear_add(Input::Plain(&low), &lora.b, y)?)
+    }
+}
+
+/// Several projections of one input; the backend prepares the input once.
+pub fn project<const N: usize>(
+    backend: &dyn Backend,
+    input: Input<'_>,
+    linears: [&Linear; N],
+) -> Result<[Tensor; N]> {
+    let weights = linears.map(|l| &l.weight);
+    let mut out = Vec::with_capacity(N);
+    for (l, y) in linears.iter().zip(backend.linear(input, &weights)?) {
+        out.push(l.adapt(backend, input, y)?);
+    }
+    out.try_into().map_err(|_| reverie_tensor::Error::shape("project", "fewer results", N).into())
+}

@@ -1,0 +1,101 @@
+//! The mixers: what moves information between tokens. One file a row; a row turns a config's layer into a spec, a spec takes
+//! its weights and becomes a mixer. A mixer never sees a weight format, and knows no other mixer.
+
+pub mod full_attention;
+pub mod gated_delta;
+
+use std::ops::Range;
+
+use reverie_files::ModelConfig;
+use reverie_tensor::{Backend, Norm, Tensor};
+
+use crate::error::Result;
+use crate::plan::MixerSpec;
+use crate::state::{LayerState, StateKind};
+
+/// A row of the registry.
+pub struct MixerEntry {
+    /// The word that a config spells; also the file's name.
+    pub name: &'static str,
+    /// Other spellings.
+    pub aliases: &'static [&'static str],
+    /// One line for people.
+    pub about: &'static str,
+    /// The kinds of state it needs.
+    pub state: &'static [StateKind],
+    /// The layer's spec from a config with conventional field names.
+    pub spec: fn(&ModelConfig, usize) -> Result<Box<dyn MixerSpec>>,
+}
+
+/// All mixers, by name.
+pub static MIXERS: &[MixerEntry] = &[full_attention::ENTRY, gated_delta::ENTRY];
+
+/// One sequence's rows in a step, and where they stand.
+#[derive(Clone, Debug)]
+pub struct Rows {
+    /// Rows of the batch.
+    pub range: Range<usize>,
+    /// Absolute position of the first.
+    pub start: usize,
+}
+
+/// What every part of a step may look at.
+pub struct Step<'a> {
+    /// Computes.
+    pub backend: &'a dyn Backend,
+    /// Absolute position of every row.
+    pub positions: &'a [u32],
+    /// The sequences of the batch.
+    pub rows: &'a [Rows],
+}
+
+/// What a block does with what its part computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Out {
+    /// x + part(pre(x)).
+    Add,
+    /// part(pre(x)) alone.
+    Plain,
+}
+
+/// The residual stream as it enters a part.
+pub struct Stream<'a> {
+    /// `[T, D]`.
+    pub x: Tensor,
+    /// Applied on the way into the part's projections.
+    pub pre: Option<&'a Norm>,
+    /// What the part gives back.
+    pub out: Out,
+}
+
+impl Stream<'_> {
+    /// What projections read.
+    pub fn input(&self) -> reverie_tensor::Input<'_> {
+        match self.pre {
+            Some(norm) => reverie_tensor::Input::Normed(&self.x, norm),
+            None => reverie_tensor::Input::Plain(&self.x),
+        }
+    }
+
+    /// The closing projection: added to the stream, or alone.
+    pub fn close(
+        self,
+        backend: &dyn Backend,
+        linear: &crate::Linear,
+        input: reverie_tensor::Input<'_>,
+    ) -> Result<Tensor> {
+        match self.out {
+            Out::Add => linear.add_to(backend, input, self.x),
+            Out::Plain => {
+                let [y] = crate::linear::project(backend, input, [linear])?;
+                Ok(y)
+            }
+        }
+    }
+}
+
+/// A mixer with its weights.
+pub trait Mixer: Send + Sync {
+    /// One step over the rows of all sequences; `states` has one entry a sequence, in the order of `step.rows`.
+    fn forward(&self, step: &Step<'_>, stream: Stream<'_>, states: &mut [&mut LayerState]) -> Result<Tensor>;
+}

@@ -1,0 +1,124 @@
+//! A model as data: layers of blocks, each block a norm, a part and a residual rule. Made by an architecture file, read by
+//! `assemble`. Holds no weight and computes nothing.
+
+use std::fmt::Debug;
+
+use crate::error::Result;
+use crate::ffn::Ffn;
+use crate::mixer::Mixer;
+use crate::names::Names;
+use crate::state::StateSpec;
+use crate::Build;
+
+/// A normalisation by the name of its weight.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NormSpec {
+    /// Tensor name without `.weight`, below the layer's prefix (or whole, for the final norm).
+    pub name: String,
+    /// Added under the root.
+    pub eps: f32,
+    /// What the stored weight means.
+    pub weight: NormWeight,
+}
+
+/// What a stored norm weight means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormWeight {
+    /// The factor itself.
+    Plain,
+    /// The factor minus one (Gemma, Qwen3-Next): one is added at load.
+    MinusOne,
+}
+
+/// A mixer as an architecture describes it: it owns its parameters and nobody else's.
+pub trait MixerSpec: Debug + Send + Sync {
+    /// The row of the registry it belongs to.
+    fn kind(&self) -> &'static str;
+    /// What it keeps between tokens.
+    fn state(&self) -> StateSpec;
+    /// Takes its weights.
+    fn build(&self, build: &mut Build<'_>) -> Result<Box<dyn Mixer>>;
+}
+
+/// A feed-forward as an architecture describes it.
+pub trait FfnSpec: Debug + Send + Sync {
+    /// The row of the registry it belongs to.
+    fn kind(&self) -> &'static str;
+    /// Takes its weights.
+    fn build(&self, build: &mut Build<'_>) -> Result<Box<dyn Ffn>>;
+}
+
+/// What stands between a norm and the residual sum.
+#[derive(Debug)]
+pub enum Part {
+    /// Mixes over time.
+    Mixer(Box<dyn MixerSpec>),
+    /// Works on each token alone.
+    Ffn(Box<dyn FfnSpec>),
+}
+
+/// x ← x + post(part(pre(x))).
+#[derive(Debug)]
+pub struct Block {
+    /// Sub-prefix of the part's tensors below the layer's prefix ("self_attn").
+    pub scope: String,
+    /// Before the part.
+    pub pre: Option<NormSpec>,
+    /// The part.
+    pub part: Part,
+    /// After the part, before the sum.
+    pub post: Option<NormSpec>,
+}
+
+/// The blocks of one layer, in order.
+#[derive(Debug)]
+pub struct Layer {
+    /// Tensor prefix with the layer's number ("model.layers.3").
+    pub prefix: String,
+    /// Usually a mixer and a feed-forward.
+    pub blocks: Vec<Block>,
+}
+
+/// Where the logits come from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeadSpec {
+    /// Tensor name without `.weight`; none where the embedding serves.
+    pub name: Option<String>,
+    /// Logits become cap · tanh(logit / cap).
+    pub softcap: Option<f32>,
+}
+
+/// A whole model.
+#[derive(Debug)]
+pub struct Plan {
+    /// The architecture's row.
+    pub arch: &'static str,
+    /// Rows of the embedding.
+    pub vocab: usize,
+    /// Width of the residual stream.
+    pub width: usize,
+    /// Positions the model was made for.
+    pub context: usize,
+    /// Tensor name of the embedding without `.weight`.
+    pub embed: String,
+    /// Multiplies the embedding.
+    pub embed_scale: f32,
+    /// The layers.
+    pub layers: Vec<Layer>,
+    /// Before the head.
+    pub final_norm: NormSpec,
+    /// The head.
+    pub head: HeadSpec,
+    /// How the plan's tensor names are spelt in this checkpoint.
+    pub names: Names,
+}
+
+impl Plan {
+    /// The mixers, layer by layer.
+    pub fn mixers(&self) -> impl Iterator<Item = &dyn MixerSpec> {
+        self.layers.iter().flat_map(|l| &l.blocks).filter_map(|b| match &b.part {
+            Part::Mixer(m) => Some(m.as_ref()),
+            Part::Ffn(_) => None,
+        })
+    }
+}

@@ -1,0 +1,159 @@
+//! Rotary frequencies from a config, in both spellings: transformers 5 (`rope_parameters`) and the older hub form (`rope_theta`,
+//! `rope_scaling`, `partial_rotary_factor`). Formulas as in transformers' modeling_rope_utils.
+
+use std::f64::consts::PI;
+use std::sync::Arc;
+
+use reverie_files::ModelConfig;
+use reverie_tensor::{Rope, RopeLayout};
+
+use crate::error::{Error, Result};
+
+/// The rotary embedding of heads of `head_dim`.
+pub fn from_config(config: &ModelConfig, head_dim: usize) -> Result<Rope> {
+    let parameters = match config.section("rope_parameters")? {
+        Some(p) => p,
+        None => legacy(config)?,
+    };
+    from_parameters(config, &parameters, head_dim)
+}
+
+/// The same, where `rope_parameters` has one entry a layer kind (Gemma 3) or the older form has a local base.
+pub fn for_layer_kind(config: &ModelConfig, kind: &str, head_dim: usize) -> Result<Rope> {
+    if let Some(all) = config.section("rope_parameters")? {
+        return match all.section(kind)? {
+            Some(own) => from_parameters(config, &own, head_dim),
+            None => from_parameters(config, &all, head_dim),
+        };
+    }
+    if kind == "sliding_attention" {
+        let base = config.optional_f64("rope_local_base_freq")?.unwrap_or(10_000.0);
+        return Ok(plain(base, head_dim, 1.0));
+    }
+    from_parameters(config, &legacy(config)?, head_dim)
+}
+
+/// `rope_scaling` with the base put in, as transformers 5 spells it.
+fn legacy(config: &ModelConfig) -> Result<ModelConfig> {
+    let scaling = config.section("rope_scaling")?;
+    let mut map = scaling.map(|s| s.fields().clone()).unwrap_or_default();
+    if let Some(kind) = map.remove("type") {
+        map.entry("rope_type").or_insert(kind);
+    }
+    for field in ["rope_theta", "partial_rotary_factor"] {
+        if let Some(value) = config.get(field) {
+            map.entry(field).or_insert(value.clone());
+        }
+    }
+    Ok(ModelConfig::new(config.path(), map))
+}
+
+fn from_parameters(config: &ModelConfig, p: &ModelConfig, head_dim: usize) -> Result<Rope> {
+    let base = match p.optional_f64("rope_theta")? {
+        Some(base) => base,
+        None => config.optional_f64("rope_theta")?.unwrap_or(10_000.0),
+    };
+    let partial = match p.optional_f64("partial_rotary_factor")? {
+        Some(f) => f,
+        None => config.optional_f64("partial_rotary_factor")?.unwrap_or(1.0),
+    };
+    if !(base.is_finite() && base > 0.0) {
+        return Err(Error::config("rope_theta", base, "a positive number"));
+    }
+    if !(partial > 0.0 && partial <= 1.0) {
+        return Err(Error::config("partial_rotary_factor", partial, "above 0 and at most 1"));
+    }
+    let rope = plain(base, head_dim, partial);
+    match p.optional_text("rope_type")?.unwrap_or("default") {
+        "default" | "mrope" => Ok(rope),
+        "linear" => {
+            let factor = positive(p, "factor")?;
+            Ok(Rope { freqs: rope.freqs.iter().map(|f| (f64::from(*f) / factor) as f32).collect(), ..rope })
+        }
+        "divisors" => divided(p, rope),
+        "llama3" => llama3(p, config, rope),
+        "yarn" => yarn(p, config, base, rope),
+        other => Err(Error::config("rope_type", other, "default, linear, llama3 or yarn")),
+    }
+}
+
+/// base^(-2i/d) over the rotated part of a head.
+fn plain(base: f64, head_dim: usize, partial: f64) -> Rope {
+    let rotated = (head_dim as f64 * partial) as usize / 2 * 2;
+    let freqs: Arc<[f32]> = (0..rotated / 2).map(|i| base.powf(-2.0 * i as f64 / rotated as f64) as f32).collect();
+    Rope { freqs, magnitude: 1.0, layout: RopeLayout::Halves }
+}
+
+fn positive(p: &ModelConfig, field: &str) -> Result<f64> {
+    match p.optional_f64(field)? {
+        Some(v) if v.is_finite() && v > 0.0 => Ok(v),
+        Some(v) => Err(Error::config(format!("rope_parameters.{field}"), v, "a positive number")),
+        None => Err(Error::config(format!("rope_parameters.{field}"), "nothing", "a positive number for this rope_type")),
+    }
+}
+
+fn original_context(p: &ModelConfig, config: &ModelConfig) -> Result<f64> {
+    Ok(match p.optional_usize("original_max_position_embeddings")? {
+        Some(n) => n as f64,
+        None => config.usize("max_position_embeddings")? as f64,
+    })
+}
+
+/// Each frequency divided by its own number: how GGUF stores a scaling that was worked out before.
+fn divided(p: &ModelConfig, rope: Rope) -> Result<Rope> {
+    let divisors = p.optional_f64s("divisors")?.unwrap_or_default();
+    if divisors.len() != rope.freqs.len() || divisors.iter().any(|d| !(d.is_finite() && *d > 0.0)) {
+        let expected = format!("{} positive numbers", rope.freqs.len());
+        return Err(Error::config("rope_freqs", format!("{} numbers", divisors.len()), expected));
+    }
+    Ok(Rope { freqs: rope.freqs.iter().zip(divisors).map(|(f, d)| (f64::from(*f) / d) as f32).collect(), ..rope })
+}
+
+/// Llama 3.1: long wavelengths divided by the factor, short ones kept, a smooth ramp between.
+fn llama3(p: &ModelConfig, config: &ModelConfig, rope: Rope) -> Result<Rope> {
+    let (factor, low, high) = (positive(p, "factor")?, positive(p, "low_freq_factor")?, positive(p, "high_freq_factor")?);
+    if high <= low {
+        return Err(Error::config("rope_parameters.high_freq_factor", high, format!("above low_freq_factor = {low}")));
+    }
+    let context = original_context(p, config)?;
+    let freqs = rope.freqs.iter().map(|&f| {
+        let f = f64::from(f);
+        let turns = context * f / (2.0 * PI);
+        let smooth = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+        ((1.0 - smooth) * f / factor + smooth * f) as f32
+    });
+    Ok(Rope { freqs: freqs.collect(), ..rope })
+}
+
+/// YaRN (arXiv 2309.00071): interpolated and plain frequencies mixed by a ramp over the dimensions, and an attention factor.
+fn yarn(p: &ModelConfig, config: &ModelConfig, base: f64, rope: Rope) -> Result<Rope> {
+    let context = original_context(p, config)?;
+    let factor = match p.optional_f64("factor")? {
+        Some(_) => positive(p, "factor")?,
+        None => config.usize("max_position_embeddings")? as f64 / context,
+    };
+    let half = rope.freqs.len();
+    let dim = 2.0 * half as f64;
+    let at = |rotations: f64| dim * (context / (rotations * 2.0 * PI)).ln() / (2.0 * base.ln());
+    let (fast, slow) = (p.optional_f64("beta_fast")?.unwrap_or(32.0), p.optional_f64("beta_slow")?.unwrap_or(1.0));
+    let (mut low, mut high) = (at(fast), at(slow));
+    if p.optional_bool("truncate")?.unwrap_or(true) {
+        (low, high) = (low.floor(), high.ceil());
+    }
+    (low, high) = (low.max(0.0), high.min(dim - 1.0));
+    if (high - low).abs() < f64::EPSILON {
+        high += 0.001;
+    }
+    let freqs = rope.freqs.iter().enumerate().map(|(i, &f)| {
+        let ramp = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
+        (f64::from(f) / factor * ramp + f64::from(f) * (1.0 - ramp)) as f32
+    });
+    let mscale = |m: f64| if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 };
+    let (one, all) = (p.optional_f64("mscale")?, p.optional_f64("mscale_all_dim")?);
+    let magnitude = match (p.optional_f64("attention_factor")?, one, all) {
+        (Some(given), _, _) => given,
+        (None, Some(one), Some(all)) if one != 0.0 && all != 0.0 => mscale(one) / mscale(all),
+        _ => mscale(1.0),
+    };
+    Ok(Rope { freqs: freqs.collect(), magnitude: magnitude as f32, ..rope })
+}

@@ -1,0 +1,243 @@
+//! What a sequence leaves behind in each layer: pages of keys and values, and recurrent slots. Forks share handles, writers
+//! unshare first; nothing is copied in order to be held. Knows no mixer and no token.
+
+use reverie_tensor::backend::PAGE_TOKENS;
+use reverie_tensor::{Backend, Class, DType, KvSpec, Tensor};
+
+use crate::error::{Error, Result};
+
+/// The kinds of state there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StateKind {
+    /// Keys and values by token: can be cut at any token.
+    Kv,
+    /// Slots of fixed size: can stand only where they were snapshotted.
+    Recurrent,
+}
+
+impl StateKind {
+    /// The word used in messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            StateKind::Kv => "key/value",
+            StateKind::Recurrent => "recurrent",
+        }
+    }
+}
+
+/// Keys and values that a mixer needs kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvNeed {
+    /// Key/value heads.
+    pub n_heads: usize,
+    /// Width of a key.
+    pub k_dim: usize,
+    /// Width of a value.
+    pub v_dim: usize,
+}
+
+/// One slot of fixed size, f32.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotNeed {
+    /// What it holds.
+    pub name: &'static str,
+    /// Its extents.
+    pub shape: Vec<usize>,
+}
+
+/// What a mixer needs kept between tokens. Empty for a mixer without memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StateSpec {
+    /// Keys and values.
+    pub kv: Option<KvNeed>,
+    /// Recurrent slots.
+    pub slots: Vec<SlotNeed>,
+}
+
+impl StateSpec {
+    /// The kinds it is made of.
+    pub fn kinds(&self) -> Vec<StateKind> {
+        let mut kinds = Vec::new();
+        kinds.extend(self.kv.map(|_| StateKind::Kv));
+        kinds.extend((!self.slots.is_empty()).then_some(StateKind::Recurrent));
+        kinds
+    }
+
+    /// Bytes that each token adds, with keys and values of `dtype`.
+    pub fn bytes_per_token(&self, dtype: DType) -> usize {
+        self.kv.map_or(0, |kv| kv.n_heads * (kv.k_dim + kv.v_dim) * dtype.size())
+    }
+
+    /// Bytes that do not grow.
+    pub fn fixed_bytes(&self) -> usize {
+        self.slots.iter().map(|s| s.shape.iter().product::<usize>() * 4).sum()
+    }
+}
+
+/// The pages of one layer, from position 0.
+#[derive(Clone)]
+pub struct Pages {
+    /// Layout and dtype.
+    pub spec: KvSpec,
+    /// One tensor a page.
+    pub pages: Vec<Tensor>,
+}
+
+impl Pages {
+    /// Makes positions `from..to` writable: adds pages, and copies the partial page if another handle shares it.
+    fn reserve(&mut self, backend: &dyn Backend, from: usize, to: usize) -> Result<()> {
+        self.pages.truncate(from.div_ceil(PAGE_TOKENS));
+        if let Some(page) = self.pages.get_mut(from / PAGE_TOKENS)
+            && !page.is_unique()
+        {
+            *page = backend.copy(page, Class::State)?;
+        }
+        while self.pages.len() * PAGE_TOKENS < to {
+            self.pages.push(backend.alloc(&[self.spec.page_elements()], self.spec.dtype, Class::State)?);
+        }
+        Ok(())
+    }
+}
+
+/// The state of one layer.
+#[derive(Clone, Default)]
+pub struct LayerState {
+    /// Keys and values, if the mixer needs them.
+    pub kv: Option<Pages>,
+    /// Recurrent slots in the order of the mixer's `StateSpec`.
+    pub slots: Vec<Tensor>,
+}
+
+/// The state of one sequence.
+#[derive(Clone)]
+pub struct State {
+    len: usize,
+    half_done: bool,
+    layers: Vec<LayerState>,
+}
+
+/// The recurrent slots of a sequence as they stood at one position. Empty for a model without recurrence.
+#[derive(Clone)]
+pub struct Checkpoint {
+    len: usize,
+    slots: Vec<Vec<Tensor>>,
+}
+
+impl Checkpoint {
+    /// Where it stands.
+    pub fn position(&self) -> usize {
+        self.len
+    }
+
+    /// Bytes of the slots it holds.
+    pub fn bytes(&self) -> usize {
+        self.slots.iter().flatten().map(Tensor::len_bytes).sum()
+    }
+}
+
+impl State {
+    /// An empty state with these layers.
+    pub(crate) fn new(layers: Vec<LayerState>) -> State {
+        State { len: 0, half_done: false, layers }
+    }
+
+    /// Tokens it has read.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True before the first token.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// True if some layer can stand only where it was snapshotted.
+    pub fn is_recurrent(&self) -> bool {
+        self.layers.iter().any(|l| !l.slots.is_empty())
+    }
+
+    /// The layers, for storing.
+    pub fn layers(&self) -> &[LayerState] {
+        &self.layers
+    }
+
+    /// Bytes it refers to; shared pages count in full.
+    pub fn bytes(&self) -> usize {
+        let of = |l: &LayerState| {
+            l.kv.as_ref().map_or(0, |kv| kv.pages.iter().map(Tensor::len_bytes).sum::<usize>())
+                + l.slots.iter().map(Tensor::len_bytes).sum::<usize>()
+        };
+        self.layers.iter().map(of).sum()
+    }
+
+    /// A second future: shares every page and slot until one side writes.
+    pub fn fork(&self) -> State {
+        self.clone()
+    }
+
+    /// The recurrent slots as they stand now. Costs handles only; the next step copies what it overwrites.
+    pub fn checkpoint(&self) -> Checkpoint {
+        Checkpoint { len: self.len, slots: self.layers.iter().map(|l| l.slots.clone()).collect() }
+    }
+
+    /// Goes back to `to` tokens. A recurrent state needs a checkpoint that stands exactly there; attention alone needs none.
+    /// False, and nothing changed, if the checkpoint is missing.
+    pub fn rewind(&mut self, to: usize, checkpoint: Option<&Checkpoint>) -> bool {
+        if to > self.len {
+            return false;
+        }
+        if to == self.len && !self.half_done {
+            return true;
+        }
+        if to == 0 {
+            // Slots begin as zeros; `begin` makes them anew.
+            self.layers.iter_mut().for_each(|l| l.slots.clear());
+        } else if self.is_recurrent() {
+            let Some(point) = checkpoint.filter(|c| c.len == to && c.slots.len() == self.layers.len()) else { return false };
+            for (layer, slots) in self.layers.iter_mut().zip(&point.slots) {
+                layer.slots.clone_from(slots);
+            }
+        }
+        for pages in self.layers.iter_mut().filter_map(|l| l.kv.as_mut()) {
+            pages.pages.truncate(to.div_ceil(PAGE_TOKENS));
+        }
+        self.len = to;
+        self.half_done = false;
+        true
+    }
+
+    /// Before a step of `n` tokens: everything it writes exists and is unshared.
+    pub(crate) fn begin(&mut self, backend: &dyn Backend, specs: &[&StateSpec], n: usize) -> Result<()> {
+        if self.half_done {
+            return Err(Error::Poisoned);
+        }
+        for (layer, spec) in self.layers.iter_mut().zip(specs) {
+            if let Some(pages) = &mut layer.kv {
+                pages.reserve(backend, self.len, self.len + n)?;
+            }
+            if layer.slots.is_empty() {
+                for slot in &spec.slots {
+                    layer.slots.push(backend.alloc(&slot.shape, DType::F32, Class::State)?);
+                }
+            }
+            for slot in &mut layer.slots {
+                if !slot.is_unique() {
+                    *slot = backend.copy(slot, Class::State)?;
+                }
+            }
+        }
+        self.half_done = true;
+        Ok(())
+    }
+
+    /// After a step of `n` tokens.
+    pub(crate) fn advance(&mut self, n: usize) {
+        self.len += n;
+        self.half_done = false;
+    }
+
+    /// The layers, writable: the forward's alone.
+    pub(crate) fn layers_mut(&mut self) -> &mut [LayerState] {
+        &mut self.layers
+    }
+}

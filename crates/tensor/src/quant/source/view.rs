@@ -1,0 +1,146 @@
+//! Row views: a matrix that is a selection of another's rows, or several matrices one below another.
+//! Slices of fused projections, experts of a stacked tensor and rope permutations are all of this kind.
+
+use std::ops::Range;
+
+use crate::error::{Error, Result};
+use crate::form::{Form, WeightSource};
+
+/// Some rows of another matrix, in any order.
+pub struct Rows<'a> {
+    source: Box<dyn WeightSource + 'a>,
+    pick: Pick,
+}
+
+enum Pick {
+    Range(Range<usize>),
+    List(Vec<usize>),
+}
+
+impl<'a> Rows<'a> {
+    /// Rows `range` of `source`.
+    pub fn range(source: Box<dyn WeightSource + 'a>, range: Range<usize>) -> Result<Self> {
+        let (n, k) = source.shape();
+        if range.start > range.end || range.end > n {
+            return Err(Error::value(
+                format!("rows of a matrix [{n}, {k}]"),
+                format!("{range:?}"),
+                format!("a range in 0..{n}"),
+            ));
+        }
+        Ok(Rows { source, pick: Pick::Range(range) })
+    }
+
+    /// Row i of the view is row `list[i]` of `source`: a selection, a permutation, or both.
+    pub fn pick(source: Box<dyn WeightSource + 'a>, list: Vec<usize>) -> Result<Self> {
+        let (n, k) = source.shape();
+        if let Some(row) = list.iter().find(|&&row| row >= n) {
+            return Err(Error::value(format!("row of a matrix [{n}, {k}]"), row, format!("a row below {n}")));
+        }
+        Ok(Rows { source, pick: Pick::List(list) })
+    }
+
+    fn at(&self, row: usize) -> usize {
+        match &self.pick {
+            Pick::Range(range) => {
+                debug_assert!(row < range.len());
+                range.start + row
+            }
+            Pick::List(list) => list[row],
+        }
+    }
+}
+
+impl WeightSource for Rows<'_> {
+    fn shape(&self) -> (usize, usize) {
+        let n = match &self.pick {
+            Pick::Range(range) => range.len(),
+            Pick::List(list) => list.len(),
+        };
+        (n, self.source.shape().1)
+    }
+    fn form(&self) -> Form {
+        self.source.form()
+    }
+    fn row_f32(&self, row: usize, out: &mut [f32]) {
+        self.source.row_f32(self.at(row), out);
+    }
+    fn row_codes(&self, row: usize, out: &mut [u8]) {
+        self.source.row_codes(self.at(row), out);
+    }
+    fn row_scales(&self, row: usize, out: &mut [u8]) {
+        self.source.row_scales(self.at(row), out);
+    }
+    fn row_dense(&self, row: usize, out: &mut [u8]) {
+        self.source.row_dense(self.at(row), out);
+    }
+    fn done(&self) {
+        self.source.done();
+    }
+}
+
+/// Several matrices of one form and row length, one below another.
+pub struct Joined<'a> {
+    parts: Vec<Box<dyn WeightSource + 'a>>,
+    /// First row after each part.
+    ends: Vec<usize>,
+    k: usize,
+    form: Form,
+}
+
+impl<'a> Joined<'a> {
+    /// Refused where forms or row lengths differ, or where there is no part.
+    pub fn new(parts: Vec<Box<dyn WeightSource + 'a>>) -> Result<Self> {
+        let first = parts.first().ok_or_else(|| Error::value("matrices to join", 0, "at least one"))?;
+        let (form, k) = (first.form(), first.shape().1);
+        for part in &parts {
+            if part.shape().1 != k {
+                return Err(Error::shape("join rows", part.shape(), ("N", k)));
+            }
+            if part.form() != form {
+                let (found, expected) = (format!("{:?}", part.form()), format!("{form:?}, as the first part has"));
+                return Err(Error::value("form of a matrix to join", found, expected));
+            }
+        }
+        let ends = parts.iter().scan(0, |end, part| {
+            *end += part.shape().0;
+            Some(*end)
+        });
+        let ends = ends.collect();
+        Ok(Joined { parts, ends, k, form })
+    }
+
+    fn at(&self, row: usize) -> (&dyn WeightSource, usize) {
+        let part = self.ends.partition_point(|&end| end <= row);
+        let start = if part == 0 { 0 } else { self.ends[part - 1] };
+        (self.parts[part].as_ref(), row - start)
+    }
+}
+
+impl WeightSource for Joined<'_> {
+    fn shape(&self) -> (usize, usize) {
+        (self.ends.last().copied().unwrap_or(0), self.k)
+    }
+    fn form(&self) -> Form {
+        self.form.clone()
+    }
+    fn row_f32(&self, row: usize, out: &mut [f32]) {
+        let (part, row) = self.at(row);
+        part.row_f32(row, out);
+    }
+    fn row_codes(&self, row: usize, out: &mut [u8]) {
+        let (part, row) = self.at(row);
+        part.row_codes(row, out);
+    }
+    fn row_scales(&self, row: usize, out: &mut [u8]) {
+        let (part, row) = self.at(row);
+        part.row_scales(row, out);
+    }
+    fn row_dense(&self, row: usize, out: &mut [u8]) {
+        let (part, row) = self.at(row);
+        part.row_dense(row, out);
+    }
+    fn done(&self) {
+        self.parts.iter().for_each(|part| part.done());
+    }
+}

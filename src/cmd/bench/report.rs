@@ -1,0 +1,145 @@
+//! What a benchmark prints: a table, JSON, or a picture.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::cmd::shared::bytes;
+
+/// One measurement.
+pub struct Row {
+    what: String,
+    depth: usize,
+    kind: &'static str,
+    median: f64,
+    least: f64,
+    most: f64,
+    bytes_per_token: Option<u64>,
+    share: Option<f64>,
+}
+
+impl Row {
+    /// From the speeds of several runs, tokens per second; none if there were no runs.
+    pub fn of(kind: &'static str, n: usize, depth: usize, runs: &[f64], read: Option<u64>, bandwidth: f64) -> Option<Row> {
+        let mut sorted = runs.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let median = *sorted.get(sorted.len() / 2)?;
+        Some(Row {
+            what: format!("{kind}{n}"),
+            depth,
+            kind,
+            median,
+            least: *sorted.first()?,
+            most: *sorted.last()?,
+            bytes_per_token: read,
+            share: read.map(|b| b as f64 * median / bandwidth),
+        })
+    }
+}
+
+/// All of it.
+pub struct Report {
+    /// The model.
+    pub name: String,
+    /// Threads used.
+    pub threads: usize,
+    /// Instruction set.
+    pub isa: String,
+    /// Time to load.
+    pub load_ms: f64,
+    /// Time of the first token after loading.
+    pub first_ms: f64,
+    /// Probed read bandwidth, bytes per second.
+    pub bandwidth: f64,
+    /// Packed weights.
+    pub weights_bytes: u64,
+    /// Peak that the meter saw.
+    pub peak_bytes: u64,
+    /// Peak that the system saw.
+    pub resident_bytes: Option<u64>,
+    /// The measurements.
+    pub rows: Vec<Row>,
+}
+
+impl Report {
+    /// For programs.
+    pub fn json(&self) -> Value {
+        let rows: Vec<Value> = self
+            .rows
+            .iter()
+            .map(|r| {
+                json!({
+                    "test": r.what, "depth": r.depth, "tokens_per_s": r.median, "least": r.least, "most": r.most,
+                    "bytes_per_token": r.bytes_per_token, "bandwidth_share": r.share,
+                })
+            })
+            .collect();
+        json!({
+            "model": self.name, "threads": self.threads, "isa": self.isa, "load_ms": self.load_ms,
+            "first_token_ms": self.first_ms, "probed_bandwidth_bytes_per_s": self.bandwidth,
+            "weights_bytes": self.weights_bytes, "peak_bytes": self.peak_bytes,
+            "peak_resident_bytes": self.resident_bytes, "rows": rows,
+        })
+    }
+
+    /// For people.
+    pub fn print(&self) {
+        println!("{} · {} threads · {} · read bandwidth {:.1} GB/s", self.name, self.threads, self.isa, self.bandwidth / 1e9);
+        println!(
+            "load {:.0} ms, first token {:.1} ms, weights {}, peak {}{}",
+            self.load_ms,
+            self.first_ms,
+            bytes(self.weights_bytes),
+            bytes(self.peak_bytes),
+            self.resident_bytes.map_or(String::new(), |b| format!(" (resident {})", bytes(b)))
+        );
+        println!("{:8} {:>7} {:>10} {:>19} {:>14} {:>10}", "test", "depth", "tokens/s", "spread", "bytes/token", "bandwidth");
+        for r in &self.rows {
+            println!(
+                "{:8} {:>7} {:>10.1} {:>9.1}-{:<9.1} {:>14} {:>10}",
+                r.what,
+                r.depth,
+                r.median,
+                r.least,
+                r.most,
+                r.bytes_per_token.map_or("-".into(), bytes),
+                r.share.map_or("-".into(), |s| format!("{:.0} %", s * 100.0))
+            );
+        }
+    }
+
+    /// Speeds over depth.
+    pub fn plot(&self, path: &Path) -> anyhow::Result<()> {
+        use plotters::prelude::*;
+        let most = self.rows.iter().map(|r| r.most).fold(1.0, f64::max);
+        let deepest = self.rows.iter().map(|r| r.depth).max().unwrap_or(0).max(1);
+        let root = SVGBackend::new(path, (800, 480)).into_drawing_area();
+        root.fill(&WHITE)?;
+        let mut chart = ChartBuilder::on(&root)
+            .caption(format!("{}, {} threads", self.name, self.threads), ("sans-serif", 20))
+            .margin(12)
+            .x_label_area_size(36)
+            .y_label_area_size(60)
+            .build_cartesian_2d(0..deepest, (1.0..most * 1.2).log_scale())?;
+        chart.configure_mesh().x_desc("tokens before").y_desc("tokens/s").draw()?;
+        for (kind, colour) in [("pp", &BLUE), ("tg", &RED)] {
+            let points: Vec<(usize, f64)> = self.rows.iter().filter(|r| r.kind == kind).map(|r| (r.depth, r.median)).collect();
+            let name = if kind == "pp" { "prefill" } else { "decode" };
+            chart
+                .draw_series(LineSeries::new(points.iter().copied(), colour))?
+                .label(name)
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour));
+            chart.draw_series(points.iter().map(|&p| Circle::new(p, 3, colour.filled())))?;
+        }
+        chart.configure_series_labels().background_style(WHITE).border_style(BLACK).draw()?;
+        root.present()?;
+        Ok(())
+    }
+}
+
+/// Peak resident bytes of this process, where the system says.
+pub fn peak_resident() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find(|l| l.starts_with("VmHWM:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+}

@@ -1,0 +1,243 @@
+//! `chat`: a conversation on the terminal, or line by line from a pipe.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use reverie::{Conversation, EMBEDDED, Finish, GenerateSpec, Go, LoadedModel, Reason};
+use rustyline::error::ReadlineError;
+
+use super::shared::{LoadArgs, SamplerArgs, bytes, progress_bar};
+
+/// Arguments of `chat`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Folder, .gguf file, the embedded model's name, or hub id owner/name
+    #[arg(default_value = EMBEDDED)]
+    model: String,
+    /// System message
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// Most tokens of an answer
+    #[arg(short = 'n', long, value_name = "N")]
+    max_tokens: Option<usize>,
+    /// Template argument, such as enable_thinking=false; may be given several times
+    #[arg(long = "arg", value_name = "NAME=VALUE")]
+    arguments: Vec<String>,
+    #[command(flatten)]
+    load: LoadArgs,
+    #[command(flatten)]
+    sampler: SamplerArgs,
+}
+
+const HELP: &str = "\
+/help            this text
+/system [TEXT]   set the system message, or remove it
+/reset           forget the conversation
+/stats           what was read, reused and written, and the memory in use
+/quit            leave (so does Ctrl-D); Ctrl-C stops an answer";
+
+/// Talks until the input ends.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let model = args.load.load(&args.model)?;
+    let mut talk = Talk {
+        conversation: model.conversation(),
+        spec: GenerateSpec {
+            sampler: args.sampler.over(model.voice().sampler_defaults())?,
+            max_tokens: args.max_tokens,
+            ..GenerateSpec::default()
+        },
+        model: &model,
+        last: None,
+        totals: Totals::default(),
+    };
+    for argument in &args.arguments {
+        let (name, value) = argument
+            .split_once('=')
+            .ok_or_else(|| super::UsageError(format!("--arg: found '{argument}', expected NAME=VALUE")))?;
+        let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+        talk.conversation.arguments.insert(name.into(), value);
+    }
+    talk.conversation.set_system(args.system.as_deref());
+    let cancel = Arc::new(AtomicBool::new(false));
+    talk.spec.cancel = Arc::clone(&cancel);
+    // The handler only raises the flag: the answer stops, the program stays.
+    ctrlc::set_handler(move || cancel.store(true, Ordering::Relaxed))?;
+    if std::io::stdin().is_terminal() { talk.interactive() } else { talk.piped() }
+}
+
+/// Sums over the conversation.
+#[derive(Default)]
+struct Totals {
+    prompt: usize,
+    reused: usize,
+    answer: usize,
+}
+
+struct Talk<'a> {
+    model: &'a LoadedModel,
+    conversation: Conversation,
+    spec: GenerateSpec,
+    last: Option<Finish>,
+    totals: Totals,
+}
+
+impl Talk<'_> {
+    fn interactive(&mut self) -> anyhow::Result<()> {
+        println!("{} · /help for commands, Ctrl-D to leave", self.model.summary());
+        let mut editor = rustyline::DefaultEditor::new()?;
+        let history = history_file();
+        if let Some(path) = &history {
+            // A first start has no history yet.
+            let _ = editor.load_history(path);
+        }
+        loop {
+            match editor.readline("> ") {
+                Ok(line) => {
+                    if !line.trim().is_empty() {
+                        editor.add_history_entry(&line)?;
+                    }
+                    if !self.line(&line)? {
+                        break;
+                    }
+                }
+                Err(ReadlineError::Interrupted) => println!("(Ctrl-D or /quit leaves)"),
+                Err(ReadlineError::Eof) => break,
+                Err(e) => return Err(e.into()),
+            }
+        }
+        if let Some(path) = &history {
+            if let Some(folder) = path.parent() {
+                std::fs::create_dir_all(folder)?;
+            }
+            editor.save_history(path)?;
+        }
+        Ok(())
+    }
+
+    fn piped(&mut self) -> anyhow::Result<()> {
+        for line in std::io::stdin().lock().lines() {
+            if !self.line(&line?)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// One line of input; false means leave.
+    fn line(&mut self, line: &str) -> anyhow::Result<bool> {
+        let line = line.trim();
+        match line.split_once(' ').map_or((line, ""), |(word, rest)| (word, rest.trim())) {
+            ("", _) => {}
+            ("/help", _) => println!("{HELP}"),
+            ("/quit" | "/exit", _) => return Ok(false),
+            ("/reset", _) => {
+                self.conversation.reset();
+                println!("(forgotten)");
+            }
+            ("/system", text) => {
+                self.conversation.set_system((!text.is_empty()).then_some(text));
+                println!("(system message {})", if text.is_empty() { "removed" } else { "set" });
+            }
+            ("/stats", _) => self.stats(),
+            (word, _) if word.starts_with('/') => println!("(no command {word}; /help lists them)"),
+            _ => self.ask(line)?,
+        }
+        Ok(true)
+    }
+
+    fn ask(&mut self, question: &str) -> anyhow::Result<()> {
+        self.spec.cancel.store(false, Ordering::Relaxed);
+        let cancel = Arc::clone(&self.spec.cancel);
+        let bar = progress_bar(0, "reading [{bar:30}] {pos}/{len} tokens");
+        let colour = std::io::stdout().is_terminal();
+        let mut out = std::io::stdout();
+        let mut thought = false;
+        let finish = self.conversation.ask(
+            self.model.voice(),
+            question,
+            self.spec.clone(),
+            &mut |p| {
+                bar.set_length(p.total as u64);
+                bar.set_position(p.done as u64);
+                if p.done == p.total {
+                    bar.finish_and_clear();
+                }
+                if cancel.load(Ordering::Relaxed) { Go::Stop } else { Go::On }
+            },
+            &mut |delta| {
+                if !delta.thinking.is_empty() {
+                    let _ = if colour { write!(out, "\x1b[2m{}\x1b[0m", delta.thinking) } else { write!(out, "{}", delta.thinking) };
+                    thought = true;
+                }
+                if !delta.text.is_empty() {
+                    if std::mem::take(&mut thought) {
+                        let _ = writeln!(out);
+                    }
+                    let _ = write!(out, "{}", delta.text);
+                }
+                let _ = out.flush();
+            },
+        );
+        bar.finish_and_clear();
+        match finish {
+            Ok(finish) => {
+                println!();
+                match &finish.reason {
+                    Reason::Cancelled => println!("(stopped)"),
+                    Reason::Context => println!("(the context of {} tokens is full; /reset starts anew)", self.model.engine().context()),
+                    Reason::Length => println!("(stopped at --max-tokens)"),
+                    _ => {}
+                }
+                self.totals.prompt += finish.usage.prompt_tokens;
+                self.totals.reused += finish.usage.reused_tokens;
+                self.totals.answer += finish.usage.answer_tokens;
+                self.last = Some(finish);
+                Ok(())
+            }
+            // A question that cannot be asked leaves the conversation as it was; say why and go on.
+            Err(e) if std::io::stdin().is_terminal() => {
+                println!("error: {e}");
+                Ok(())
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn stats(&self) {
+        let Some(last) = &self.last else {
+            println!("(nothing asked yet)");
+            return;
+        };
+        let u = last.usage;
+        let rate = |n: usize, t: std::time::Duration| n as f64 / t.as_secs_f64().max(1e-9);
+        let read = u.prompt_tokens - u.reused_tokens;
+        println!(
+            "last: prompt {} tokens ({} reused, {} read at {:.0} tok/s), answer {} tokens at {:.0} tok/s",
+            u.prompt_tokens,
+            u.reused_tokens,
+            read,
+            rate(read, u.prefill),
+            u.answer_tokens,
+            rate(u.answer_tokens, u.decode)
+        );
+        println!("all:  prompts {}, reused {}, answers {} tokens", self.totals.prompt, self.totals.reused, self.totals.answer);
+        let usage = self.model.engine().model().backend().memory().usage();
+        println!(
+            "state: {} of {} tokens, {}; memory {} (peak {})",
+            self.conversation.session().tokens().len(),
+            self.model.engine().context(),
+            bytes(self.conversation.session().state_bytes() as u64),
+            bytes(usage.total),
+            bytes(usage.peak)
+        );
+    }
+}
+
+/// Where the input history is kept.
+fn history_file() -> Option<PathBuf> {
+    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
+    let home = std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".local/state"));
+    Some(state.or(home)?.join("reverie/history"))
+}

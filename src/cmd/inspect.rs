@@ -1,0 +1,157 @@
+//! `inspect`: what a checkpoint holds, layer by layer, and what it will take.
+
+use reverie::rooms::model::arch::ArchEntry;
+use reverie::rooms::model::plan::Part;
+use reverie::rooms::tensor::{DType, Form};
+use reverie::{Loader, locate};
+use serde_json::{Value, json};
+
+use super::shared::{LoadArgs, LoadBars, bytes};
+
+/// Arguments of `inspect`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Folder, .gguf file, the embedded model's name, or hub id owner/name
+    model: String,
+    /// Context length of the forecast; the model's own (at most 32768) by default
+    #[arg(long, value_name = "TOKENS")]
+    context: Option<usize>,
+    /// Sequences at once in the forecast
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    batch: usize,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    load: LoadArgs,
+}
+
+/// Prints the report.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let mut bars = LoadBars::default();
+    let located = locate(&args.model, &mut |e| bars.hear(e))?;
+    bars.clear();
+    let loader: Loader = args.load.loader()?;
+    let checkpoint = located.open()?;
+    let engine = loader.shadow(&checkpoint)?;
+    let plan = engine.model().plan();
+    let dtype = engine.cache().dtype;
+    let layers: Vec<Value> = plan.layers.iter().enumerate().map(|(i, layer)| describe(i, layer, dtype)).collect();
+    let context = args.context.unwrap_or(plan.context.min(32_768)).min(plan.context);
+    let forecast = engine.forecast(context, args.batch)?;
+    let tensors = tensors(&checkpoint);
+    let arch: Option<&ArchEntry> = loader.registries.archs().iter().copied().find(|a| a.name == plan.arch);
+    let per_token: usize = engine.model().state_specs().iter().map(|s| s.bytes_per_token(dtype)).sum();
+    let fixed: usize = engine.model().state_specs().iter().map(|s| s.fixed_bytes()).sum();
+    let parameters: u64 = checkpoint.weights.parameters();
+    let unused: Vec<&str> = checkpoint.weights.unused().collect();
+    let report = json!({
+        "model": args.model,
+        "architecture": plan.arch,
+        "about": arch.map(|a| a.about),
+        "parameters": parameters,
+        "file_bytes": checkpoint.weights.total_bytes(),
+        "bits_per_weight": checkpoint.weights.total_bytes() as f64 * 8.0 / (parameters as f64).max(1.0),
+        "formats": tensors,
+        "vocabulary": plan.vocab,
+        "width": plan.width,
+        "context": plan.context,
+        "layers": layers,
+        "tied_head": plan.head.name.is_none(),
+        "cache": engine.cache().name,
+        "state_bytes_per_token": per_token,
+        "state_bytes_fixed": fixed,
+        "forecast": forecast.map(|f| json!({
+            "context": context,
+            "batch": args.batch,
+            "weights_bytes": f.weights_bytes,
+            "state_bytes": f.state_bytes,
+            "peak_bytes": f.peak_bytes,
+        })),
+        "unused_tensors": unused,
+    });
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+        return Ok(());
+    }
+    println!("{} ({})", plan.arch, arch.map_or("", |a| a.about));
+    println!(
+        "{} parameters, {} on disk, {:.2} bits a weight; {}",
+        count(parameters),
+        bytes(checkpoint.weights.total_bytes()),
+        report["bits_per_weight"].as_f64().unwrap_or(0.0),
+        tensors.iter().map(|(n, c)| format!("{c} × {n}")).collect::<Vec<_>>().join(", ")
+    );
+    println!("vocabulary {}, width {}, context {}", plan.vocab, plan.width, plan.context);
+    println!("{:>5}  {:16} {:12} {:24} ", "layer", "mixer", "feed-forward", "state");
+    for layer in &layers {
+        let word = |k: &str| layer[k].as_str().unwrap_or("-").to_owned();
+        println!("{:>5}  {:16} {:12} {:24} ", layer["layer"], word("mixer"), word("ffn"), word("state"));
+    }
+    println!("state: {} a token with --kv {}, {} fixed", bytes(per_token as u64), engine.cache().name, bytes(fixed as u64));
+    if let Some(f) = forecast {
+        println!(
+            "forecast for {} × {context} tokens: weights {}, state {}, peak {}",
+            args.batch,
+            bytes(f.weights_bytes),
+            bytes(f.state_bytes),
+            bytes(f.peak_bytes)
+        );
+    }
+    if !unused.is_empty() {
+        println!("{} tensors are not run: {}", unused.len(), summarise(&unused));
+    }
+    Ok(())
+}
+
+fn describe(i: usize, layer: &reverie::rooms::model::plan::Layer, dtype: DType) -> Value {
+    let (mut mixer, mut ffn, mut state) = (None, None, None);
+    for block in &layer.blocks {
+        match &block.part {
+            Part::Mixer(m) => {
+                let spec = m.state();
+                let kinds: Vec<&str> = spec.kinds().iter().map(|k| k.name()).collect();
+                let growth = match (spec.bytes_per_token(dtype), spec.fixed_bytes()) {
+                    (0, fixed) => bytes(fixed as u64),
+                    (token, _) => format!("{token} B/token"),
+                };
+                mixer = Some(m.kind());
+                state = Some(format!("{} {growth}", kinds.join("+")));
+            }
+            Part::Ffn(f) => ffn = Some(f.kind()),
+        }
+    }
+    json!({"layer": i, "mixer": mixer, "ffn": ffn, "state": state})
+}
+
+/// Tensors by format.
+fn tensors(checkpoint: &reverie::rooms::files::Checkpoint) -> std::collections::BTreeMap<String, usize> {
+    let mut counts = std::collections::BTreeMap::new();
+    for name in checkpoint.weights.names().filter(|n| n.ends_with(".weight")) {
+        let Ok(matrix) = checkpoint.weights.matrix(name) else { continue };
+        let word = match matrix.form() {
+            Form::Dense(d) => d.name().to_owned(),
+            Form::Grouped(g) => format!("{}-bit/{}", g.bits, g.block),
+        };
+        *counts.entry(word).or_insert(0) += 1;
+    }
+    counts
+}
+
+fn count(n: u64) -> String {
+    match n {
+        0..1_000_000 => n.to_string(),
+        1_000_000..1_000_000_000 => format!("{:.1} M", n as f64 / 1e6),
+        _ => format!("{:.2} G", n as f64 / 1e9),
+    }
+}
+
+/// Names by their first two parts, with counts.
+fn summarise(names: &[&str]) -> String {
+    let mut groups = std::collections::BTreeMap::new();
+    for name in names {
+        let stem: Vec<&str> = name.split('.').take(2).collect();
+        *groups.entry(stem.join(".")).or_insert(0usize) += 1;
+    }
+    groups.iter().map(|(g, n)| format!("{g} ({n})")).collect::<Vec<_>>().join(", ")
+}

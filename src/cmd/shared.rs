@@ -1,0 +1,196 @@
+//! Arguments that several verbs share: which model and how it is loaded, how tokens are chosen, and the progress bars.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
+use indicatif::{ProgressBar, ProgressStyle};
+use reverie::{LoadEvent, LoadedModel, Loader, PARAMS, SamplerParams};
+
+use super::UsageError;
+
+/// How a model is loaded.
+#[derive(Args, Clone, Debug)]
+pub struct LoadArgs {
+    /// Threads; all physical cores by default
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Byte budget for weights, state and scratch, such as 4GiB or 800MB
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub memory: Option<u64>,
+    /// Keep activations in f32 where they meet integer weights
+    #[arg(long)]
+    pub exact: bool,
+    /// Cache scheme for keys and values (`reverie list caches`)
+    #[arg(long, value_name = "SCHEME", default_value = reverie::rooms::model::cache::DEFAULT_KV)]
+    pub kv: String,
+    /// Tokens of a prefill step; any value gives the same answer
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub chunk: usize,
+    /// Chat template to use instead of the checkpoint's
+    #[arg(long, value_name = "FILE")]
+    pub template: Option<std::path::PathBuf>,
+}
+
+impl LoadArgs {
+    /// A loader with these choices.
+    pub fn loader(&self) -> anyhow::Result<Loader> {
+        let mut loader = Loader::default();
+        loader.threads = self.threads;
+        loader.exact = self.exact;
+        loader.engine.kv.clone_from(&self.kv);
+        loader.engine.chunk = self.chunk;
+        loader.engine.memory = self.memory;
+        if let Some(path) = &self.template {
+            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the template {}", path.display()))?;
+            loader.template = Some(text);
+        }
+        Ok(loader)
+    }
+
+    /// Loads with bars on the terminal.
+    pub fn load(&self, model: &str) -> anyhow::Result<LoadedModel> {
+        let mut bars = LoadBars::default();
+        let loaded = self.loader()?.load_with(model, &mut |event| bars.hear(event));
+        bars.clear();
+        Ok(loaded?)
+    }
+}
+
+/// "4GiB", "800MB", "1.5G", "123456".
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    let at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(at);
+    let scale = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kb" => 1e3,
+        "kib" => 1024.0,
+        "m" | "mb" => 1e6,
+        "mib" => 1024.0 * 1024.0,
+        "g" | "gb" => 1e9,
+        "gib" => 1024.0 * 1024.0 * 1024.0,
+        other => return Err(format!("found the unit '{other}', expected B, KB, KiB, MB, MiB, GB or GiB")),
+    };
+    match number.parse::<f64>() {
+        Ok(n) if n > 0.0 && n * scale < 1e18 => Ok((n * scale) as u64),
+        _ => Err(format!("found '{number}', expected a positive number of bytes, such as 4GiB")),
+    }
+}
+
+/// Bytes for people.
+pub fn bytes(n: u64) -> String {
+    indicatif::BinaryBytes(n).to_string()
+}
+
+/// The sampling flags, made from the table of parameters.
+#[derive(Clone, Debug, Default)]
+pub struct SamplerArgs {
+    set: Vec<(&'static str, String)>,
+}
+
+impl SamplerArgs {
+    /// `defaults` with what the command line says.
+    pub fn over(&self, defaults: SamplerParams) -> anyhow::Result<SamplerParams> {
+        let mut params = defaults;
+        for (name, value) in &self.set {
+            params.set(name, value).map_err(|e| UsageError(e.to_string()))?;
+        }
+        params.validate().map_err(|e| UsageError(e.to_string()))?;
+        Ok(params)
+    }
+}
+
+impl Args for SamplerArgs {
+    fn augment_args(mut command: Command) -> Command {
+        for p in PARAMS {
+            let flag = p.name.replace('_', "-");
+            let help = format!("{} [default: {}]", p.help, if p.default().is_empty() { "none".into() } else { p.default() });
+            command = command.arg(
+                Arg::new(p.name)
+                    .long(flag)
+                    .value_name("X")
+                    .allow_hyphen_values(true)
+                    .help(help)
+                    .help_heading("Sampling (the checkpoint's recommendations come before these defaults)"),
+            );
+        }
+        command
+    }
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for SamplerArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = |p: &'static reverie::rooms::engine::sample::Param| {
+            matches.get_one::<String>(p.name).map(|v| (p.name, v.clone()))
+        };
+        Ok(SamplerArgs { set: PARAMS.iter().filter_map(given).collect() })
+    }
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// Shows downloads and loading on stderr, if that is a terminal and it takes long enough to be worth showing.
+#[derive(Default)]
+pub struct LoadBars {
+    bar: Option<(&'static str, ProgressBar)>,
+}
+
+impl LoadBars {
+    /// Follows one event.
+    pub fn hear(&mut self, event: LoadEvent<'_>) {
+        match event {
+            LoadEvent::Notice(text) => {
+                self.clear();
+                eprintln!("{text}");
+            }
+            LoadEvent::Download { file, done_bytes, total_bytes } => {
+                let bar = self.bar("download", "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}");
+                bar.set_length(total_bytes);
+                bar.set_position(done_bytes);
+                bar.set_message(file.to_owned());
+            }
+            LoadEvent::Layers { done, total } => {
+                let bar = self.bar("layers", "loading [{bar:30}] {pos}/{len} layers");
+                bar.set_length(total as u64);
+                bar.set_position(done as u64);
+            }
+        }
+    }
+
+    fn bar(&mut self, kind: &'static str, template: &str) -> &ProgressBar {
+        if self.bar.as_ref().is_none_or(|(k, _)| *k != kind) {
+            self.clear();
+            self.bar = Some((kind, progress_bar(0, template)));
+        }
+        match &self.bar {
+            Some((_, bar)) => bar,
+            None => unreachable!("set above"),
+        }
+    }
+
+    /// Removes what is shown.
+    pub fn clear(&mut self) {
+        if let Some((_, bar)) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// A bar on stderr; hidden where stderr is no terminal.
+pub fn progress_bar(len: u64, template: &str) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(len);
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}

@@ -1,0 +1,54 @@
+//! The facade's error: whichever room refused, in its own words.
+
+/// Errors of loading and running a model.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// MODEL is none of the things it may be.
+    #[error(
+        "model '{0}' was not found: it is no folder, no .gguf file, not the embedded model ('{EMBEDDED}'), and no hub id \
+         (owner/name); check the spelling or the path", EMBEDDED = crate::EMBEDDED
+    )]
+    NotFound(String),
+    /// A refusal of the porch's own.
+    #[error("{what}: found {found}, expected {expected}")]
+    Value {
+        /// The thing.
+        what: String,
+        /// What was found.
+        found: String,
+        /// What would be right.
+        expected: String,
+    },
+    /// The loading dock refused.
+    #[error(transparent)]
+    Files(#[from] reverie_files::Error),
+    /// The hub refused.
+    #[error(transparent)]
+    Hub(#[from] reverie_files::hub::HubError),
+    /// The reading room refused.
+    #[error(transparent)]
+    Text(#[from] reverie_text::TextError),
+    /// The ground floor refused.
+    #[error(transparent)]
+    Tensor(#[from] reverie_tensor::Error),
+    /// The kitchen refused.
+    #[error(transparent)]
+    Model(#[from] reverie_model::Error),
+    /// The dining table refused.
+    #[error(transparent)]
+    Engine(#[from] reverie_engine::Error),
+    /// The waiter refused.
+    #[error(transparent)]
+    Chat(#[from] reverie_chat::Error),
+    /// A file that could not be read.
+    #[error("cannot read {path}: {source}; check that it exists and may be read")]
+    Read {
+        /// The file.
+        path: std::path::PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+}
+
+/// Result with the facade's error.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,78 @@
+//! A checkpoint's voice: tokenizer, template, end tokens, recommendations.
+
+use reverie_chat::Voice;
+use reverie_files::Checkpoint;
+use reverie_files::gguf::GgufVocab;
+use reverie_text::{ChatTemplate, GenerationConfig, SpecialTokens, Tokenizer, TokenizerConfig, VocabSpec};
+
+use crate::error::Result;
+
+/// Reads whatever describes how the model speaks; `template` takes the place of the checkpoint's own.
+pub fn of(checkpoint: &Checkpoint, template: Option<&str>) -> Result<Voice> {
+    let (tokenizer, special, mut ends) = match checkpoint.gguf_vocab()? {
+        Some(vocab) => of_gguf(&vocab)?,
+        None => of_folder(checkpoint)?,
+    };
+    let generation = match checkpoint.text("generation_config.json")? {
+        Some(text) => GenerationConfig::from_json_bytes(text.as_bytes())?,
+        None => GenerationConfig::default(),
+    };
+    ends.extend(&generation.eos_token_ids);
+    if let Some(config) = checkpoint.config() {
+        ends.extend(config.ids("eos_token_id")?);
+        if let Some(text) = config.section("text_config")? {
+            ends.extend(text.ids("eos_token_id")?);
+        }
+    }
+    ends.sort_unstable();
+    ends.dedup();
+    let source = match template {
+        Some(text) => Some(text.to_owned()),
+        None => checkpoint.templates()?.default,
+    };
+    let template = source.map(|s| ChatTemplate::new(&s, special)).transpose()?;
+    Ok(Voice { tokenizer, template, ends, generation })
+}
+
+fn of_folder(checkpoint: &Checkpoint) -> Result<(Tokenizer, SpecialTokens, Vec<u32>)> {
+    let tokenizer = Tokenizer::from_json_bytes(&checkpoint.tokenizer_json()?)?;
+    let config = match checkpoint.text("tokenizer_config.json")? {
+        Some(text) => TokenizerConfig::from_json_bytes(text.as_bytes())?,
+        None => TokenizerConfig::default(),
+    };
+    let end = config.special.get("eos_token").and_then(|t| tokenizer.id_of(t));
+    Ok((tokenizer, config.special, end.into_iter().collect()))
+}
+
+/// Tokens that end a turn in the families whose GGUF files do not list them.
+const TURN_ENDS: &[&str] = &["<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<turn|>"];
+
+fn of_gguf(vocab: &GgufVocab) -> Result<(Tokenizer, SpecialTokens, Vec<u32>)> {
+    let tokenizer = VocabSpec {
+        model: vocab.model.clone(),
+        pre: vocab.pre.clone(),
+        tokens: vocab.tokens.clone(),
+        scores: vocab.scores.clone(),
+        types: vocab.types.clone(),
+        merges: vocab.merges.clone(),
+        bos: vocab.bos,
+        eos: vocab.eos,
+        unk: vocab.unk,
+        pad: vocab.pad,
+        eot: vocab.eot,
+        add_bos: vocab.add_bos,
+        add_eos: vocab.add_eos,
+        add_space_prefix: vocab.add_space_prefix,
+    }
+    .build()?;
+    let text = |id: Option<u32>| id.and_then(|i| vocab.tokens.get(i as usize)).cloned();
+    let mut special = SpecialTokens::none();
+    for (name, id) in [("bos_token", vocab.bos), ("eos_token", vocab.eos), ("pad_token", vocab.pad), ("unk_token", vocab.unk)] {
+        if let Some(token) = text(id) {
+            special = special.with(name, token);
+        }
+    }
+    let mut ends: Vec<u32> = vocab.eos.into_iter().chain(vocab.eot).collect();
+    ends.extend(TURN_ENDS.iter().filter_map(|t| tokenizer.id_of(t)).filter(|&id| tokenizer.is_special(id)));
+    Ok((tokenizer, special, ends))
+}

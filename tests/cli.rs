@@ -1,0 +1,214 @@
+//! The command line as a person or a script meets it: output, exit codes, refusals.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use crate::fixtures::root;
+
+fn reverie(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_reverie")).args(args).stdin(Stdio::null()).output().expect("runs")
+}
+
+fn with_input(args: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_reverie"))
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    child.stdin.take().expect("stdin").write_all(input.as_bytes()).expect("writes");
+    child.wait_with_output().expect("ends")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn fixture(name: &str) -> String {
+    root().join(name).display().to_string()
+}
+
+/// A refusal: exit code, one paragraph on stderr with all of `words`, nothing on stdout.
+fn refused(args: &[&str], code: i32, words: &[&str]) {
+    let out = reverie(args);
+    let err = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(code), "{args:?}: {err}");
+    for word in words {
+        assert!(err.contains(word), "{args:?} does not say '{word}': {err}");
+    }
+    assert!(!err.contains("panicked"), "{args:?}: {err}");
+    assert!(out.stdout.is_empty(), "{args:?} wrote {}", text(&out.stdout));
+}
+
+/// A copy of a fixture that can be spoilt.
+fn copy(name: &str) -> tempfile::TempDir {
+    let to = tempfile::tempdir().expect("tempdir");
+    for file in std::fs::read_dir(root().join(name)).expect("fixture").filter_map(Result::ok) {
+        std::fs::copy(file.path(), to.path().join(file.file_name())).expect("copy");
+    }
+    to
+}
+
+fn edit_config(folder: &Path, edit: impl Fn(&mut serde_json::Map<String, serde_json::Value>)) -> String {
+    let path = folder.join("config.json");
+    let mut value: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).expect("read")).expect("json");
+    edit(value.as_object_mut().expect("object"));
+    std::fs::write(&path, value.to_string()).expect("write");
+    folder.display().to_string()
+}
+
+#[test]
+fn the_embedded_model_answers_a_pipe() {
+    let out = with_input(&["chat", "--temperature", "0"], "What does Vec::push do?\n/stats\n");
+    let said = text(&out.stdout);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    assert!(said.to_lowercase().contains("push") || said.to_lowercase().contains("element"), "{said}");
+    assert!(said.contains("tok/s") && said.contains("reused"), "{said}");
+}
+
+#[test]
+fn it_recalls_what_it_was_told_two_turns_ago() {
+    let out = with_input(&["chat", "--temperature", "0"], "The code for Zoe is 4711.\nWhat is the code for Zoe?\n");
+    assert!(text(&out.stdout).contains("4711"), "{}", text(&out.stdout));
+}
+
+#[test]
+fn the_same_seed_gives_the_same_text() {
+    let model = fixture("qwen3");
+    let go = |seed| reverie(&["generate", &model, "-p", "hello", "-n", "12", "--seed", seed]).stdout;
+    assert_eq!(go("7"), go("7"));
+    assert_ne!(go("7"), go("8"));
+}
+
+#[test]
+fn generate_reports_as_json() {
+    let out = reverie(&["generate", &fixture("llama"), "-p", "th", "-n", "3", "--temperature", "0", "--json", "--logprobs", "2"]);
+    let value: serde_json::Value = serde_json::from_slice(&out.stdout).expect("json");
+    assert_eq!(value["tokens"].as_array().map(Vec::len), Some(3), "{value}");
+    assert!(value["tokens"][0]["logprob"].as_f64().expect("logprob") <= 0.0);
+    assert_eq!(value["tokens"][0]["top"].as_array().map(Vec::len), Some(2));
+    assert_eq!(value["finish"], "length");
+}
+
+#[test]
+fn logits_are_written_whole_and_the_same_for_any_chunk() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let write = |name: &str, more: &[&str]| -> (PathBuf, Output) {
+        let path = folder.path().join(name);
+        let shown = path.display().to_string();
+        let model = fixture("qwen3_5_text");
+        let mut args = vec!["logits", &model, "--ids", "5,4,3,2,1,9,8,7", "--hidden", "--exact", "--out", &shown];
+        args.extend(more);
+        let out = reverie(&args);
+        (path, out)
+    };
+    let (a, out) = write("a.safetensors", &[]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let (b, _) = write("b.safetensors", &["--chunk", "3", "--threads", "1"]);
+    assert_eq!(std::fs::read(a).expect("a"), std::fs::read(b).expect("b"));
+}
+
+#[test]
+fn inspect_list_and_doctor_speak_json() {
+    for args in [vec!["inspect", "pocket"], vec!["list"], vec!["doctor"]] {
+        let mut args: Vec<String> = args.into_iter().map(str::to_owned).collect();
+        if args[1..].first().is_some_and(|m| m == "pocket") {
+            args[1] = fixture("gemma3_text");
+        }
+        args.push("--json".into());
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let out = reverie(&args);
+        assert!(out.status.success(), "{}", text(&out.stderr));
+        serde_json::from_slice::<serde_json::Value>(&out.stdout).unwrap_or_else(|e| panic!("{args:?}: {e}"));
+    }
+}
+
+#[test]
+fn usage_mistakes_exit_with_2() {
+    for args in [vec!["generate"], vec!["fly"], vec!["chat", "--top-p", "7"], vec!["generate", "x", "--memory", "4 bananas"]] {
+        let out = with_input(&args, "");
+        assert_eq!(out.status.code(), Some(2), "{args:?}: {}", text(&out.stderr));
+    }
+}
+
+#[test]
+fn refusals_name_the_thing() {
+    let llama = fixture("llama");
+    refused(&["generate", "./no/such/model", "-p", "x"], 1, &["./no/such/model", "not found"]);
+    refused(&["logits", &llama, "--ids", "1,999999", "--out", "/dev/null"], 1, &["999999", "272"]);
+    let long = "a".repeat(4000);
+    refused(&["generate", &llama, "-p", &long], 1, &["512"]);
+    refused(&["generate", &llama, "-p", "hi", "--memory", "10KB"], 1, &["budget", "10000"]);
+    refused(&["generate", &llama, "-p", "hi", "--kv", "f7"], 1, &["f7", "bf16"]);
+    refused(&["generate", &llama, "-p", "hi", "--threads", "0"], 1, &["threads", "0"]);
+}
+
+#[test]
+fn broken_checkpoints_are_refused_by_name() {
+    let spoil = |name: &str, change: &dyn Fn(&Path) -> String, words: &[&str]| {
+        let folder = copy(name);
+        let model = change(folder.path());
+        refused(&["generate", &model, "-p", "x"], 1, words);
+    };
+    let path = |p: &Path| p.display().to_string();
+    spoil("llama", &|p| edit_config(p, |c| drop(c.insert("model_type".into(), "warp_drive".into()))), &["warp_drive", "llama"]);
+    spoil("llama", &|p| edit_config(p, |c| drop(c.remove("hidden_size"))), &["hidden_size", "config.json"]);
+    spoil("llama", &|p| edit_config(p, |c| drop(c.insert("num_key_value_heads".into(), 3.into()))), &["num_key_value_heads", "3"]);
+    spoil("llama", &|p| edit_config(p, |c| drop(c.insert("intermediate_size".into(), 100.into()))), &["gate_proj", "96", "100"]);
+    spoil("qwen3_5_text", &|p| edit_config(p, |c| c["layer_types"][1] = "telepathy".into()), &["telepathy"]);
+    spoil("llama", &|p| edit_config(p, |c| c["rope_parameters"]["rope_type"] = "spiral".into()), &["spiral", "yarn"]);
+    spoil(
+        "llama",
+        &|p| {
+            std::fs::remove_file(p.join("tokenizer.json")).expect("remove");
+            path(p)
+        },
+        &["tokenizer"],
+    );
+    spoil(
+        "llama",
+        &|p| {
+            let file = p.join("model.safetensors");
+            let bytes = std::fs::read(&file).expect("read");
+            std::fs::write(&file, &bytes[..bytes.len() / 2]).expect("write");
+            path(p)
+        },
+        &["model.safetensors"],
+    );
+    spoil(
+        "qwen3_sharded",
+        &|p| {
+            let shard = std::fs::read_dir(p)
+                .expect("folder")
+                .filter_map(Result::ok)
+                .find(|e| e.file_name().to_string_lossy().contains("-00002-"))
+                .expect("second shard");
+            std::fs::remove_file(shard.path()).expect("remove");
+            path(p)
+        },
+        &["-00002-"],
+    );
+    spoil(
+        "llama",
+        &|p| {
+            let file = p.join("model.gguf");
+            let bytes = std::fs::read(&file).expect("read");
+            std::fs::write(&file, &bytes[..bytes.len() - 64]).expect("write");
+            file.display().to_string()
+        },
+        &["model.gguf"],
+    );
+}
+
+#[test]
+fn a_template_that_raises_says_so() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let template = folder.path().join("t.jinja");
+    std::fs::write(&template, "{{ raise_exception('only haiku, please') }}").expect("write");
+    let shown = template.display().to_string();
+    let out = with_input(&["chat", "--template", &shown], "hello\n");
+    assert_eq!(out.status.code(), Some(1));
+    assert!(text(&out.stderr).contains("only haiku, please"), "{}", text(&out.stderr));
+}

@@ -1,0 +1,75 @@
+//! Finds the fixtures and loads them.
+
+use std::path::{Path, PathBuf};
+
+use reverie::rooms::model::{Model, Sequence, State, Want};
+use reverie::rooms::tensor::Tensor;
+use reverie::{LoadedModel, Loader};
+
+/// The fixtures' folder.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
+}
+
+/// Every folder with a checkpoint and reference logits, by name.
+pub fn oracles() -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = std::fs::read_dir(root())
+        .expect("fixtures/")
+        .filter_map(|e| e.ok().map(|e| e.path()))
+        .filter(|p| p.join("reference.safetensors").exists() && p.join("config.json").exists())
+        .collect();
+    found.sort();
+    assert!(found.len() >= 10, "found only {} oracle fixtures", found.len());
+    found
+}
+
+/// Every whole GGUF file among the fixtures.
+pub fn ggufs() -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = Vec::new();
+    for folder in std::fs::read_dir(root()).expect("fixtures/").filter_map(|e| e.ok().map(|e| e.path())) {
+        let Ok(files) = std::fs::read_dir(&folder) else { continue };
+        let whole = folder.ends_with("gguf_quants") || folder.join("config.json").exists();
+        found.extend(files.filter_map(|e| e.ok().map(|e| e.path())).filter(|p| whole && p.extension().is_some_and(|x| x == "gguf")));
+    }
+    found.sort();
+    found
+}
+
+/// The name of a fixture for messages.
+pub fn name(path: &Path) -> String {
+    path.strip_prefix(root()).unwrap_or(path).display().to_string()
+}
+
+/// Loads with `loader`.
+pub fn load(loader: &Loader, path: &Path) -> LoadedModel {
+    loader.load(&path.display().to_string()).unwrap_or_else(|e| panic!("{}: {e}", name(path)))
+}
+
+/// `n` ids below `vocab`, the same for every call.
+pub fn ids(n: usize, vocab: usize, seed: u64) -> Vec<u32> {
+    let mut x = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    (0..n)
+        .map(|_| {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            (x % (vocab as u64).min(255)) as u32
+        })
+        .collect()
+}
+
+/// Logits of every token, `[T][V]` as bits, read in chunks of the given sizes (the last repeats).
+pub fn logits(model: &Model, state: &mut State, tokens: &[u32], chunk: usize) -> Vec<Vec<u32>> {
+    let mut out = Vec::new();
+    for piece in tokens.chunks(chunk) {
+        let got = model.forward(&mut [Sequence { tokens: piece, state, want: Want::All }]).expect("forward");
+        out.extend(rows(model, got[0].as_ref().expect("logits")));
+    }
+    out
+}
+
+/// The rows of a tensor as bits.
+pub fn rows(model: &Model, tensor: &Tensor) -> Vec<Vec<u32>> {
+    let values = model.backend().read(tensor).expect("read");
+    values.chunks(tensor.width()).map(|r| r.iter().map(|v| v.to_bits()).collect()).collect()
+}

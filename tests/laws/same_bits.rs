@@ -1,0 +1,150 @@
+//! The same-bits rule: the logits of a token depend on the tokens before it and on nothing else.
+
+use std::path::{Path, PathBuf};
+
+use reverie::Loader;
+use reverie::rooms::model::{Model, Sequence, State, Want};
+use reverie::rooms::cpu::Isa;
+
+use crate::fixtures::{ggufs, ids, load, logits, name, oracles, rows};
+
+/// Crosses two page boundaries (64 tokens) and several windows.
+const TOKENS: usize = 150;
+
+fn all() -> Vec<PathBuf> {
+    oracles().into_iter().chain(ggufs()).collect()
+}
+
+fn loader(threads: usize, exact: bool) -> Loader {
+    Loader { threads: Some(threads), exact, ..Loader::default() }
+}
+
+fn fresh(loaded: &reverie::LoadedModel) -> (std::sync::Arc<Model>, State) {
+    let engine = loaded.engine();
+    (engine.model().clone(), engine.model().new_state(engine.cache()))
+}
+
+/// Both ways of computing: f32 activations, and int8 where weights are integers.
+fn ways(path: &Path) -> &'static [bool] {
+    // Dense weights have one way only.
+    if path.extension().is_some() { &[true, false] } else { &[false] }
+}
+
+#[test]
+fn chunks_threads_and_instruction_sets() {
+    for path in all() {
+        for &exact in ways(&path) {
+            let first = load(&loader(1, exact), &path);
+            let (model, mut state) = fresh(&first);
+            let tokens = ids(TOKENS, model.plan().vocab, 1);
+            let want = logits(&model, &mut state, &tokens, TOKENS);
+            for chunk in [1, 7, 64, 512] {
+                let (model, mut state) = fresh(&first);
+                assert_eq!(logits(&model, &mut state, &tokens, chunk), want, "{} in chunks of {chunk}", name(&path));
+            }
+            for threads in 2..=4 {
+                let (model, mut state) = fresh(&load(&loader(threads, exact), &path));
+                assert_eq!(logits(&model, &mut state, &tokens, 64), want, "{} on {threads} threads", name(&path));
+            }
+            for isa in Isa::available() {
+                let forced = Loader { isa: Some(isa), ..loader(2, exact) };
+                let (model, mut state) = fresh(&load(&forced, &path));
+                assert_eq!(logits(&model, &mut state, &tokens, 37), want, "{} with {}", name(&path), isa.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn alone_and_among_ragged_neighbours() {
+    for path in all() {
+        for &exact in ways(&path) {
+            let loaded = load(&loader(2, exact), &path);
+            let (model, _) = fresh(&loaded);
+            let vocab = model.plan().vocab;
+            let texts: Vec<Vec<u32>> = [5usize, 70, 33, 1, 129].iter().zip(2..).map(|(&n, s)| ids(n, vocab, s)).collect();
+            let alone: Vec<_> = texts.iter().map(|t| logits(&model, &mut fresh(&loaded).1, t, t.len())).collect();
+            // First step: half of each; second step: the rest, one token at least.
+            let mut states: Vec<State> = texts.iter().map(|_| fresh(&loaded).1).collect();
+            let mut together: Vec<Vec<Vec<u32>>> = vec![Vec::new(); texts.len()];
+            for half in 0..2 {
+                let part = |t: &[u32]| {
+                    let cut = t.len() / 2;
+                    if half == 0 { t[..cut].to_vec() } else { t[cut..].to_vec() }
+                };
+                let parts: Vec<Vec<u32>> = texts.iter().map(|t| part(t)).collect();
+                let mut batch: Vec<Sequence<'_>> = parts
+                    .iter()
+                    .zip(&mut states)
+                    .filter(|(p, _)| !p.is_empty())
+                    .map(|(p, state)| Sequence { tokens: p, state, want: Want::All })
+                    .collect();
+                let got = model.forward(&mut batch).expect("forward");
+                let present = (0..texts.len()).filter(|&i| !parts[i].is_empty());
+                for (i, tensor) in present.zip(got) {
+                    together[i].extend(rows(&model, &tensor.expect("logits")));
+                }
+            }
+            assert_eq!(together, alone, "{}", name(&path));
+        }
+    }
+}
+
+#[test]
+fn after_rewind_and_fork() {
+    for path in all() {
+        for &exact in ways(&path) {
+            let loaded = load(&loader(2, exact), &path);
+            let (model, mut state) = fresh(&loaded);
+            let tokens = ids(TOKENS, model.plan().vocab, 7);
+            let other = ids(40, model.plan().vocab, 8);
+            let want = logits(&model, &mut state, &tokens, 512);
+            for cut in [1, 63, 64, 65, 100, 128] {
+                let (_, mut parent) = fresh(&loaded);
+                logits(&model, &mut parent, &tokens[..cut], 512);
+                let point = parent.checkpoint();
+                let mut child = parent.fork();
+                // The child goes elsewhere; the parent must not notice.
+                logits(&model, &mut child, &other, 512);
+                assert_eq!(logits(&model, &mut parent, &tokens[cut..], 512), want[cut..], "{} forked at {cut}", name(&path));
+                assert!(parent.rewind(cut, Some(&point)), "{} rewinds to {cut}", name(&path));
+                logits(&model, &mut parent, &other, 9);
+                assert!(parent.rewind(cut, Some(&point)));
+                assert_eq!(logits(&model, &mut parent, &tokens[cut..], 512), want[cut..], "{} rewound to {cut}", name(&path));
+                assert!(child.rewind(cut, Some(&point)));
+                assert_eq!(logits(&model, &mut child, &tokens[cut..], 13), want[cut..], "{} child back at {cut}", name(&path));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_session_reuses_what_it_can_and_gives_the_same_logits() {
+    for path in all() {
+        let loaded = load(&loader(2, false), &path);
+        let tokens = ids(TOKENS, loaded.engine().model().plan().vocab, 11);
+        let mut go = |_| reverie::Go::On;
+        let mut cold = loaded.session();
+        cold.sync(&tokens, &mut go).expect("sync");
+        let want = cold.logits().expect("logits");
+        let mut turns = loaded.session();
+        for end in [20, 90, 91, TOKENS] {
+            let done = turns.sync(&tokens[..end], &mut go).expect("sync");
+            assert_eq!(done.reused + done.computed, end);
+        }
+        assert_eq!(turns.logits().expect("logits"), want, "{} turn by turn", name(&path));
+        // Another ending, then back: the session goes to where both agree.
+        let mut changed = tokens.clone();
+        changed[120] = (changed[120] + 1) % 200;
+        turns.sync(&changed, &mut go).expect("sync");
+        let back = turns.sync(&tokens, &mut go).expect("sync");
+        assert_eq!(turns.logits().expect("logits"), want, "{} after a changed ending", name(&path));
+        assert!(back.reused >= 91, "{}: only {} of 120 common tokens reused", name(&path), back.reused);
+        let again = turns.sync(&tokens, &mut go).expect("sync");
+        assert_eq!(again.computed, 0, "{}: the same tokens again cost nothing", name(&path));
+        let mut fork = turns.fork();
+        fork.accept(3).expect("accept");
+        turns.sync(&tokens, &mut go).expect("sync");
+        assert_eq!(turns.logits().expect("logits"), want, "{}: the parent of a fork", name(&path));
+    }
+}
