@@ -167,7 +167,10 @@ impl Loader {
     /// The plan on a dry backend alone: nothing is packed, nothing can run, everything can be forecast.
     pub fn shadow(&self, checkpoint: &Checkpoint) -> Result<Engine> {
         let of: Arc<dyn Backend> = backends::open(BackendSpec { threads: Some(1), numerics: None, isa: self.isa })?;
-        let dry = || assemble(source::plan(checkpoint, &self.registries)?, &checkpoint.weights, &backends::shadow(&of), &mut |_, _| {});
+        let dry = || -> Result<_> {
+            let plan = source::plan(checkpoint, &self.registries)?;
+            Ok(assemble(plan, &checkpoint.weights, &backends::shadow(&of), &mut |_, _| {})?)
+        };
         let spec = EngineSpec { memory: None, ..self.engine.clone() };
         Ok(Engine::new(Arc::new(dry()?), Some(dry()?), &self.registries, &spec)?)
     }

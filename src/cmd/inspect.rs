@@ -39,12 +39,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let layers: Vec<Value> = plan.layers.iter().enumerate().map(|(i, layer)| describe(i, layer, dtype)).collect();
     let context = args.context.unwrap_or(plan.context.min(32_768)).min(plan.context);
     let forecast = engine.forecast(context, args.batch)?;
-    let tensors = tensors(&checkpoint);
     let arch: Option<&ArchEntry> = loader.registries.archs().iter().copied().find(|a| a.name == plan.arch);
     let per_token: usize = engine.model().state_specs().iter().map(|s| s.bytes_per_token(dtype)).sum();
     let fixed: usize = engine.model().state_specs().iter().map(|s| s.fixed_bytes()).sum();
-    let parameters: u64 = checkpoint.weights.parameters();
+    // Asked before the tensors are looked at one by one: looking counts as use.
     let unused: Vec<&str> = checkpoint.weights.unused().collect();
+    let (tensors, parameters) = tensors(&checkpoint);
     let report = json!({
         "model": args.model,
         "architecture": plan.arch,
@@ -124,18 +124,26 @@ fn describe(i: usize, layer: &reverie::rooms::model::plan::Layer, dtype: DType) 
     json!({"layer": i, "mixer": mixer, "ffn": ffn, "state": state})
 }
 
-/// Tensors by format.
-fn tensors(checkpoint: &reverie::rooms::files::Checkpoint) -> std::collections::BTreeMap<String, usize> {
-    let mut counts = std::collections::BTreeMap::new();
-    for name in checkpoint.weights.names().filter(|n| n.ends_with(".weight")) {
-        let Ok(matrix) = checkpoint.weights.matrix(name) else { continue };
+/// Matrices by format, and the number of weights in all tensors.
+fn tensors(checkpoint: &reverie::rooms::files::Checkpoint) -> (std::collections::BTreeMap<String, usize>, u64) {
+    let (mut counts, mut parameters) = (std::collections::BTreeMap::new(), 0u64);
+    for view in checkpoint.weights.iter() {
+        if view.name.ends_with(".scales") || view.name.ends_with(".biases") {
+            continue;
+        }
+        let matrix = checkpoint.weights.matrix(view.name).ok().filter(|_| view.shape.len() > 1);
+        let Some(matrix) = matrix else {
+            parameters += view.shape.iter().map(|&d| d as u64).product::<u64>();
+            continue;
+        };
         let word = match matrix.form() {
             Form::Dense(d) => d.name().to_owned(),
             Form::Grouped(g) => format!("{}-bit/{}", g.bits, g.block),
         };
+        parameters += matrix.shape().0 as u64 * matrix.shape().1 as u64;
         *counts.entry(word).or_insert(0) += 1;
     }
-    counts
+    (counts, parameters)
 }
 
 fn count(n: u64) -> String {

@@ -7,7 +7,8 @@ mod backend;
 pub mod isa;
 pub mod ops;
 pub mod pool;
+pub mod probe;
 pub mod simd;
 
-pub use backend::{Cpu, CpuSpec};
+pub use backend::{Cpu, CpuSpec, physical_cores};
 pub use isa::Isa;

@@ -158,8 +158,7 @@ impl Checkpoint {
     /// chat_template.json; for a GGUF file its keys.
     pub fn templates(&self) -> Result<Templates> {
         if let Some(metadata) = self.metadata() {
-            let vocab = GgufVocab::read(metadata)?;
-            return Ok(Templates { default: vocab.chat_template, named: vocab.named_templates });
+            return templates_among(metadata);
         }
         let mut all = match self.tokenizer_config()? {
             Some(config) => templates_in(&config)?,
@@ -197,6 +196,18 @@ fn templates_in(config: &ModelConfig) -> Result<Templates> {
             }
         }
         Some(_) => return Err(config.refuse(FIELD, "another type", "a string or a list of name and template")),
+    }
+    Ok(all)
+}
+
+/// `tokenizer.chat_template`, and others as `tokenizer.chat_template.<name>`.
+fn templates_among(metadata: &Metadata) -> Result<Templates> {
+    const KEY: &str = "tokenizer.chat_template";
+    let mut all = Templates { default: metadata.optional_text(KEY)?.map(str::to_owned), named: Vec::new() };
+    for (key, _) in metadata.iter() {
+        if let Some(name) = key.strip_prefix(KEY).and_then(|rest| rest.strip_prefix('.')) {
+            all.named.push((name.to_owned(), metadata.text(key)?.to_owned()));
+        }
     }
     Ok(all)
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Map, Value, json};
 
@@ -28,7 +29,9 @@ impl PendingFile {
         if name.is_empty() {
             return Err(Error::format(target, "file to write", "no file name", "a path that ends in one"));
         }
-        let temporary = target.with_file_name(format!(".{name}.{}.partial", std::process::id()));
+        static STARTED: AtomicU64 = AtomicU64::new(0);
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let temporary = target.with_file_name(format!(".{name}.{}.{number}.partial", std::process::id()));
         let mut options = OpenOptions::new();
         let file = options
             .write(true)
@@ -124,7 +127,12 @@ struct Slot {
     start: u64,
     bytes: u64,
     written: u64,
+    /// The end of what was appended, not yet in the file.
+    pending: Vec<u8>,
 }
+
+/// Bytes of one tensor that are gathered before they are written.
+const PENDING_BYTES: usize = 1 << 20;
 
 impl SafeTensorsWriter {
     /// Starts the files for these tensors. A shard takes tensors in the given order until the next would exceed `most_bytes`;
@@ -160,7 +168,7 @@ impl SafeTensorsWriter {
             let (dtype, end) = (tensor.element.name(), at + bytes);
             header
                 .insert(tensor.name.clone(), json!({"dtype": dtype, "shape": tensor.shape, "data_offsets": [at, end]}));
-            let slot = Slot { shard, start: at, bytes: *bytes, written: 0 };
+            let slot = Slot { shard, start: at, bytes: *bytes, written: 0, pending: Vec::new() };
             if self.slots.insert(tensor.name.clone(), slot).is_some() {
                 let found = format!("'{}' twice", excerpt(&tensor.name));
                 return Err(Error::format(&self.folder, "tensor to write", found, "each name once"));
@@ -196,19 +204,21 @@ impl SafeTensorsWriter {
                 "one of those given to create",
             ));
         };
-        let left = slot.bytes - slot.written;
+        let appended = slot.written + slot.pending.len() as u64;
+        let left = slot.bytes - appended;
         if bytes.len() as u64 > left {
-            return Err(Error::format(
-                &self.folder,
-                what(),
-                format!("{} more bytes", bytes.len()),
-                format!("at most {left}"),
-            ));
+            let found = format!("{} more bytes", bytes.len());
+            return Err(Error::format(&self.folder, what(), found, format!("at most {left}")));
         }
-        if let Some((_, file)) = self.shards.get_mut(slot.shard) {
-            file.write_at(slot.start + slot.written, bytes)?;
+        slot.pending.extend_from_slice(bytes);
+        let complete = bytes.len() as u64 == left;
+        if (complete || slot.pending.len() >= PENDING_BYTES)
+            && let Some((_, file)) = self.shards.get_mut(slot.shard)
+        {
+            let pending = std::mem::take(&mut slot.pending);
+            file.write_at(slot.start + slot.written, &pending)?;
+            slot.written += pending.len() as u64;
         }
-        slot.written += bytes.len() as u64;
         Ok(())
     }
 
@@ -217,7 +227,8 @@ impl SafeTensorsWriter {
     pub fn finish(self) -> Result<()> {
         if let Some((name, slot)) = self.slots.iter().find(|(_, slot)| slot.written != slot.bytes) {
             let what = format!("data of tensor '{}'", excerpt(name));
-            return Err(Error::format(&self.folder, what, format!("{} bytes", slot.written), slot.bytes.to_string()));
+            let found = format!("{} bytes", slot.written + slot.pending.len() as u64);
+            return Err(Error::format(&self.folder, what, found, slot.bytes.to_string()));
         }
         let names: Vec<String> = self.shards.iter().map(|(name, _)| name.clone()).collect();
         for (_, file) in self.shards {

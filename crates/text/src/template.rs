@@ -1,9 +1,9 @@
 //! Chat templates: Jinja as `transformers` runs it, so that a conversation becomes exactly the prompt a model was trained on.
 //! Hostile templates run out of fuel instead of memory or time. It refuses to know tokens, models and what a message means.
 
-mod generation;
 mod json;
 mod python;
+mod source;
 mod strftime;
 
 use std::thread;
@@ -19,8 +19,6 @@ pub use strftime::Clock;
 
 /// Budget of one rendering, in `minijinja` fuel: one instruction or 64 bytes of data each. A message takes 50 to 200.
 const FUEL: u64 = 4_000_000;
-/// Longest source that is compiled; the longest templates in circulation have a twentieth of it.
-const MAX_SOURCE_BYTES: usize = 1 << 20;
 /// Address space for the stack of one compilation or rendering. Expressions can be nested as deep as the source is long, and
 /// the compiler takes about 500 bytes a level; values can be nested as deep as the fuel reaches, and taking them apart
 /// needs about 80 bytes a level, printing them 480; the fuel buys about two million levels. Only what is used is ever backed
@@ -82,14 +80,9 @@ impl ChatTemplate {
         environment.add_filter("tojson", json::tojson);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", move |format: &str| strftime::format(clock, format));
-        if source.len() > MAX_SOURCE_BYTES {
-            let reason = format!("{} bytes of template; expected at most {MAX_SOURCE_BYTES}", source.len());
-            return Err(TextError::TemplateSyntax { line: 1, reason });
-        }
-        on_deep_stack(|| {
-            let source = generation::as_scopes(source).into_owned();
-            environment.add_template_owned(NAME, source).map_err(|e| syntax_error(&e))
-        })?;
+        let source = source::prepare(source)
+            .map_err(|refusal| TextError::TemplateSyntax { line: refusal.line, reason: refusal.reason })?;
+        on_deep_stack(|| environment.add_template_owned(NAME, source).map_err(|e| syntax_error(&e)))?;
         Ok(Self { environment, special })
     }
 

@@ -1,6 +1,218 @@
-//! Conv.
+//! Depthwise causal convolution over time: lanes are channels, each sum one chain over the taps, oldest first. Knows a slot of
+//! the last inputs and nothing else of the sequence.
 
-use reverie_tensor::*;
-use crate::Cpu;
+use std::ops::Range;
 
-pub(crate) fn run(c:&Cpu,x:&Tensor,s:&mut [StateSegment<'_>],spec:&ConvSpec)->Result<Tensor>{reference::conv::run(c,x,s,spec)}
+use reverie_tensor::{Act, ConvSpec, Error, Result, StateSegment, Tensor};
+
+use super::{host, split};
+use crate::simd::{LANES, Lanes, math};
+use crate::{Cpu, dispatch};
+
+/// One sequence's part of a call.
+struct Line<'a> {
+    rows: Range<usize>,
+    /// `[kernel-1, C]`.
+    state: split::Parts<'a, f32>,
+}
+
+/// What every task of a call reads.
+#[derive(Clone, Copy)]
+struct Call<'a> {
+    x: &'a [f32],
+    taps: &'a [f32],
+    bias: Option<&'a [f32]>,
+    act: Option<Act>,
+    kernel: usize,
+    channels: usize,
+}
+
+/// See `Backend::conv`.
+pub(crate) fn run(cpu: &Cpu, x: &Tensor, segments: &mut [StateSegment<'_>], spec: &ConvSpec) -> Result<Tensor> {
+    let &[kernel, channels] = spec.taps.dims() else {
+        return Err(Error::shape("conv", spec.taps.shape(), "[kernel, C]"));
+    };
+    if x.width() != channels || kernel == 0 || channels == 0 {
+        return Err(Error::shape("conv", (x.shape(), spec.taps.shape()), "x [T, C] and taps [kernel, C]"));
+    }
+    let values = host::f32s("conv", x)?;
+    let taps = host::f32s("conv", &spec.taps)?;
+    let bias = spec.bias.as_ref().map(|b| host::f32s_of("conv bias", b, channels)).transpose()?;
+    let whole = split::covers("conv", segments.iter().map(|s| s.rows.clone()), x.rows())?;
+    let lines = segments
+        .iter_mut()
+        .map(|s| {
+            let state = host::f32s_mut("conv state", s.state)?;
+            if state.len() != (kernel - 1) * channels {
+                return Err(Error::shape("conv state", state.len(), [kernel - 1, channels]));
+            }
+            Ok(Line { rows: s.rows.clone(), state: split::Parts::new(state) })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let mut y = cpu.out(x.dims())?;
+    let out = host::f32s_mut("conv", &mut y)?;
+    if !whole {
+        out.fill(0.0);
+    }
+    let out = split::Parts::new(out);
+    let call = Call { x: values, taps, bias, act: spec.act, kernel, channels };
+    for line in lines.iter().filter(|l| !l.rows.is_empty()) {
+        // An output costs a multiply-add a tap and an activation.
+        let weight = line.rows.len() * LANES * (kernel + 8);
+        split::ranges(cpu, channels.div_ceil(LANES), weight, &|blocks| {
+            let span = blocks.start * LANES..(blocks.end * LANES).min(channels);
+            let out = &out;
+            dispatch!(cpu.isa, convolve(call: Call<'_>, line: &Line<'_>, span: Range<usize>, out: &split::Parts<'_, f32>));
+        });
+    }
+    Ok(y)
+}
+
+/// All rows of one sequence for some of the channels, whose part of the slot no other task touches.
+#[inline(always)]
+unsafe fn convolve<S: Lanes>(call: Call<'_>, line: &Line<'_>, span: Range<usize>, out: &split::Parts<'_, f32>) {
+    let Call { x, taps, bias, act, kernel, channels } = call;
+    let (past, rows) = (kernel - 1, line.rows.clone());
+    let width = span.len();
+    // SAFETY: the parts are this task's alone: its channels of every row. Reads stay within x, the taps and the slot.
+    unsafe {
+        for (t, row) in rows.clone().enumerate() {
+            let y = out.part(row * channels + span.start..row * channels + span.end);
+            for c in (0..width).step_by(LANES) {
+                let (at, n) = (span.start + c, width - c);
+                let mut acc = S::splat(0.0);
+                for tap in 0..kernel {
+                    let input = if t + tap < past {
+                        let from = (t + tap) * channels + at;
+                        line.state.part(from..from + n.min(LANES)).as_ptr()
+                    } else {
+                        x.as_ptr().add((rows.start + t + tap - past) * channels + at)
+                    };
+                    acc = S::fma(S::load_n(taps.as_ptr().add(tap * channels + at), n), S::load_n(input, n), acc);
+                }
+                if let Some(bias) = bias {
+                    acc = S::add(acc, S::load_n(bias.as_ptr().add(at), n));
+                }
+                if let Some(act) = act {
+                    acc = math::activate::<S>(act, acc);
+                }
+                S::store_n(y.as_mut_ptr().add(c), n, acc);
+            }
+        }
+        for i in 0..past {
+            let place = i * channels + span.start..i * channels + span.end;
+            // Entry i of the new slot is entry i + T of the old slot and the rows, one after another.
+            if i + rows.len() < past {
+                let old = (i + rows.len()) * channels + span.start;
+                let from = line.state.part(old..old + width).as_ptr();
+                std::ptr::copy_nonoverlapping(from, line.state.part(place).as_mut_ptr(), width);
+            } else {
+                let from = (rows.start + i + rows.len() - past) * channels + span.start;
+                line.state.part(place).copy_from_slice(&x[from..from + width]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::trial::{Seeded, close, cpus, reference, same, tensor};
+    use super::*;
+    use reverie_tensor::Backend;
+
+    /// The sums have the reference's bits; the activations are within a few ulp.
+    const TOLERANCE: f32 = 2e-6;
+
+    struct Case {
+        kernel: usize,
+        channels: usize,
+        act: Option<Act>,
+        lengths: Vec<usize>,
+        x: Vec<f32>,
+        states: Vec<f32>,
+        taps: Vec<f32>,
+        bias: Option<Vec<f32>>,
+    }
+
+    impl Case {
+        fn new(seed: u64) -> Case {
+            let mut seeded = Seeded::new(seed);
+            let (kernel, channels) = (seeded.pick(&[1, 2, 4, 7]), seeded.pick(&[1, 16, 30, 200, 1024]));
+            let lengths: Vec<usize> = (0..3).map(|_| seeded.pick(&[1, 2, 3, 5, 40])).collect();
+            let mut x = seeded.values(lengths.iter().sum::<usize>() * channels, 2.0);
+            (x[0], x[channels / 2]) = (f32::NAN, f32::INFINITY);
+            Case {
+                act: seeded.pick(&[None, Some(Act::Silu), Some(Act::Relu)]),
+                states: seeded.values(lengths.len() * (kernel - 1) * channels, 2.0),
+                taps: seeded.values(kernel * channels, 1.0),
+                bias: (seeded.below(2) == 0).then(|| seeded.values(channels, 1.0)),
+                kernel,
+                channels,
+                lengths,
+                x,
+            }
+        }
+
+        /// The result and the slots, in calls of `cuts` rows of every sequence (the last takes what is left).
+        fn run(&self, b: &dyn Backend, cuts: &[usize]) -> (Vec<f32>, Vec<f32>) {
+            let (c, slot) = (self.channels, (self.kernel - 1) * self.channels);
+            let bias = self.bias.as_ref().map(|v| tensor(b, v, &[c]));
+            let spec = ConvSpec { taps: tensor(b, &self.taps, &[self.kernel, c]), bias, act: self.act };
+            let slots = (0..self.lengths.len()).map(|i| &self.states[i * slot..(i + 1) * slot]);
+            let mut slots: Vec<Tensor> = slots.map(|v| tensor(b, v, &[self.kernel - 1, c])).collect();
+            let mut y = vec![0.0; self.x.len()];
+            let (mut done, mut cuts) = (0, cuts.iter());
+            while done < *self.lengths.iter().max().unwrap() {
+                let cut = cuts.next().copied().unwrap_or(usize::MAX);
+                let (mut x, mut places, mut rows, mut base) = (Vec::new(), Vec::new(), Vec::new(), 0);
+                for &n in &self.lengths {
+                    let part = n.min(done)..n.min(done.saturating_add(cut));
+                    rows.push(places.len()..places.len() + part.len());
+                    for t in part {
+                        x.extend_from_slice(&self.x[(base + t) * c..(base + t + 1) * c]);
+                        places.push(base + t);
+                    }
+                    base += n;
+                }
+                let mut segments: Vec<_> =
+                    rows.into_iter().zip(&mut slots).map(|(rows, state)| StateSegment { rows, state }).collect();
+                let out = b.conv(&tensor(b, &x, &[places.len(), c]), &mut segments, &spec).unwrap();
+                for (row, &place) in b.read(&out).unwrap().chunks(c).zip(&places) {
+                    y[place * c..(place + 1) * c].copy_from_slice(row);
+                }
+                done = done.saturating_add(cut);
+            }
+            (y, slots.iter().flat_map(|s| b.read(s).unwrap()).collect())
+        }
+    }
+
+    #[test]
+    fn as_the_reference_whole_and_in_pieces() {
+        let cpus = cpus();
+        for seed in 0..24 {
+            let case = Case::new(seed);
+            let expected = case.run(&reference(), &[]);
+            let first = case.run(&cpus[0], &[]);
+            close(&format!("seed {seed}"), &first.0, &expected.0, TOLERANCE);
+            same("the slots", &first.1, &expected.1);
+            for cpu in &cpus {
+                for cuts in [&[][..], &[1; 40], &[2, 1, 30]] {
+                    let found = case.run(cpu, cuts);
+                    same(&format!("seed {seed}, cut at {cuts:?}"), &found.0, &first.0);
+                    same("the slots", &found.1, &first.1);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_shared_slot_is_refused() {
+        let cpu = &cpus()[0];
+        let spec = ConvSpec { taps: tensor(cpu, &[1.0; 8], &[2, 4]), bias: None, act: None };
+        let mut state = tensor(cpu, &[0.0; 4], &[1, 4]);
+        let _other = state.clone();
+        let mut segments = [StateSegment { rows: 0..1, state: &mut state }];
+        let refused = cpu.conv(&tensor(cpu, &[1.0; 4], &[1, 4]), &mut segments, &spec).unwrap_err().to_string();
+        assert!(refused.contains("share"), "{refused}");
+    }
+}

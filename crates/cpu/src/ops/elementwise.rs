@@ -1,9 +1,290 @@
-//! Elementwise.
+//! Gated activations, sums, maps and row selection. Elementwise, so that how the work is cut cannot show. Knows no shape
+//! beyond the length of a row.
 
-use reverie_tensor::*;
-use crate::Cpu;
+use std::ops::Range;
+
 use reverie_tensor::backend::Map;
-pub(crate) fn glu(c:&Cpu,g:&Tensor,u:&Tensor,a:Act)->Result<Tensor>{reference::elementwise::glu(c,g,u,a)}
-pub(crate) fn add(c:&Cpu,a:Tensor,b:&Tensor)->Result<Tensor>{reference::elementwise::add(c,&a,b)}
-pub(crate) fn map(c:&Cpu,x:Tensor,m:Map)->Result<Tensor>{reference::elementwise::map(c,&x,m)}
-pub(crate) fn rows(c:&Cpu,x:&Tensor,r:&[usize])->Result<Tensor>{reference::elementwise::rows(c,x,r)}
+use reverie_tensor::{Act, Error, Result, Tensor};
+
+use super::{host, split};
+use crate::simd::{LANES, Lanes, math};
+use crate::{Cpu, dispatch};
+
+/// A function of two values, as a type: a kernel's body must be inlined whatever its size, which closures do not promise.
+trait Pairwise: Copy {
+    /// Of sixteen pairs; unsafe as `Lanes` is.
+    unsafe fn of<S: Lanes>(self, a: S::F, b: S::F) -> S::F;
+}
+
+/// `out[i] = f(a[i], b[i])`, sixteen at a time; `out` may be where `a` is.
+///
+/// # Safety
+/// As for `Lanes`; the pointers are valid for `len` elements.
+#[inline(always)]
+unsafe fn zip<S: Lanes>(a: *const f32, b: *const f32, out: *mut f32, len: usize, f: impl Pairwise) {
+    // SAFETY: within `len` elements by contract.
+    unsafe {
+        for k in (0..len).step_by(LANES) {
+            let n = len - k;
+            S::store_n(out.add(k), n, f.of::<S>(S::load_n(a.add(k), n), S::load_n(b.add(k), n)));
+        }
+    }
+}
+
+/// act(a) · b.
+#[derive(Clone, Copy)]
+struct Glu(Act);
+
+impl Pairwise for Glu {
+    #[inline(always)]
+    unsafe fn of<S: Lanes>(self, a: S::F, b: S::F) -> S::F {
+        // SAFETY: the set is the caller's.
+        unsafe { S::mul(math::activate::<S>(self.0, a), b) }
+    }
+}
+
+/// a · σ(b).
+#[derive(Clone, Copy)]
+struct SigmoidGate;
+
+impl Pairwise for SigmoidGate {
+    #[inline(always)]
+    unsafe fn of<S: Lanes>(self, a: S::F, b: S::F) -> S::F {
+        // SAFETY: the set is the caller's.
+        unsafe { S::mul(a, math::sigmoid::<S>(b)) }
+    }
+}
+
+/// a + b.
+#[derive(Clone, Copy)]
+struct Sum;
+
+impl Pairwise for Sum {
+    #[inline(always)]
+    unsafe fn of<S: Lanes>(self, a: S::F, b: S::F) -> S::F {
+        // SAFETY: the set is the caller's.
+        unsafe { S::add(a, b) }
+    }
+}
+
+impl Pairwise for Map {
+    #[inline(always)]
+    unsafe fn of<S: Lanes>(self, a: S::F, _: S::F) -> S::F {
+        // SAFETY: the set is the caller's.
+        unsafe {
+            match self {
+                Map::Scale(s) => S::mul(a, S::splat(s)),
+                Map::Softcap(cap) => math::softcap::<S>(a, cap),
+            }
+        }
+    }
+}
+
+/// `act(gate) ⊙ up` of one row into `out`; all three of one length.
+///
+/// # Safety
+/// As for `Lanes`.
+#[inline(always)]
+pub(crate) unsafe fn glu_row<S: Lanes>(gate: &[f32], up: &[f32], act: Act, out: &mut [f32]) {
+    assert!(gate.len() == out.len() && up.len() == out.len(), "rows of one length");
+    // SAFETY: the lengths were checked; the set is the caller's.
+    unsafe { zip::<S>(gate.as_ptr(), up.as_ptr(), out.as_mut_ptr(), out.len(), Glu(act)) }
+}
+
+/// `x ⊙ σ(gate)` of one row into `out`; all three of one length.
+///
+/// # Safety
+/// As for `Lanes`.
+#[inline(always)]
+pub(crate) unsafe fn sigmoid_gate_row<S: Lanes>(x: &[f32], gate: &[f32], out: &mut [f32]) {
+    assert!(gate.len() == out.len() && x.len() == out.len(), "rows of one length");
+    // SAFETY: the lengths were checked; the set is the caller's.
+    unsafe { zip::<S>(x.as_ptr(), gate.as_ptr(), out.as_mut_ptr(), out.len(), SigmoidGate) }
+}
+
+/// See `Backend::glu`.
+pub(crate) fn glu(cpu: &Cpu, gate: &Tensor, up: &Tensor, act: Act) -> Result<Tensor> {
+    if gate.shape() != up.shape() {
+        return Err(Error::shape("glu", up.shape(), gate.shape()));
+    }
+    let (g, u) = (host::f32s("glu", gate)?, host::f32s("glu", up)?);
+    let mut y = cpu.out(gate.dims())?;
+    let out = split::Parts::new(host::f32s_mut("glu", &mut y)?);
+    // An activation costs about eight plain elements.
+    split::ranges(cpu, g.len().div_ceil(LANES), 8 * LANES, &|blocks| {
+        let span = blocks.start * LANES..(blocks.end * LANES).min(g.len());
+        let (g, u) = (&g[span.clone()], &u[span.clone()]);
+        // SAFETY: the spans are disjoint.
+        let part = unsafe { out.part(span) };
+        dispatch!(cpu.isa, glu_row(g: &[f32], u: &[f32], act: Act, part: &mut [f32]));
+    });
+    Ok(y)
+}
+
+/// See `Backend::add`.
+pub(crate) fn add(cpu: &Cpu, a: Tensor, b: &Tensor) -> Result<Tensor> {
+    if a.shape() != b.shape() {
+        return Err(Error::shape("add", b.shape(), a.shape()));
+    }
+    let addend = host::f32s("add", b)?;
+    into_first(cpu, "add", a, 1, &|span, from, to| {
+        let (b, n) = (addend[span.clone()].as_ptr(), span.len());
+        dispatch!(cpu.isa, add_span(from: *const f32, b: *const f32, to: *mut f32, n: usize));
+    })
+}
+
+#[inline(always)]
+unsafe fn add_span<S: Lanes>(x: *const f32, b: *const f32, y: *mut f32, n: usize) {
+    // SAFETY: all three are valid for `n` elements.
+    unsafe { zip::<S>(x, b, y, n, Sum) }
+}
+
+/// See `Backend::map`.
+pub(crate) fn map(cpu: &Cpu, x: Tensor, map: Map) -> Result<Tensor> {
+    let cost = if matches!(map, Map::Scale(_)) { 1 } else { 8 };
+    into_first(cpu, "map", x, cost, &|span, from, to| {
+        let n = span.len();
+        dispatch!(cpu.isa, map_span(from: *const f32, to: *mut f32, n: usize, map: Map));
+    })
+}
+
+#[inline(always)]
+unsafe fn map_span<S: Lanes>(x: *const f32, y: *mut f32, n: usize, map: Map) {
+    // SAFETY: both are valid for `n` elements.
+    unsafe { zip::<S>(x, x, y, n, map) }
+}
+
+/// What `into_first` calls for a span: the span, where its input starts and where its output goes.
+type Span<'a> = dyn Fn(Range<usize>, *const f32, *mut f32) + Sync + 'a;
+
+/// An elementwise operation whose result takes `x`'s storage if no other handle shares it. `cost` is in plain elements.
+fn into_first(cpu: &Cpu, op: &'static str, mut x: Tensor, cost: usize, body: &Span<'_>) -> Result<Tensor> {
+    let n = x.shape().elements();
+    let mut fresh = if x.is_unique() { None } else { Some(cpu.out(x.dims())?) };
+    let (from, to) = match &mut fresh {
+        Some(y) => (host::f32s(op, &x)?.as_ptr(), host::f32s_mut(op, y)?.as_mut_ptr()),
+        None => {
+            let p = host::f32s_mut(op, &mut x)?.as_mut_ptr();
+            (p.cast_const(), p)
+        }
+    };
+    let ends = Ends { from, to };
+    split::ranges(cpu, n.div_ceil(LANES), cost * LANES, &|blocks| {
+        let span = blocks.start * LANES..(blocks.end * LANES).min(n);
+        let (from, to) = ends.at(span.start);
+        body(span, from, to);
+    });
+    Ok(fresh.unwrap_or(x))
+}
+
+/// Where an operation reads and writes; both ends may be one place.
+struct Ends {
+    from: *const f32,
+    to: *mut f32,
+}
+
+// SAFETY: tasks use disjoint spans of both ends, which outlive the call that shares them.
+unsafe impl Sync for Ends {}
+
+impl Ends {
+    fn at(&self, i: usize) -> (*const f32, *mut f32) {
+        (self.from.wrapping_add(i), self.to.wrapping_add(i))
+    }
+}
+
+/// See `Backend::rows`.
+pub(crate) fn rows(cpu: &Cpu, x: &Tensor, rows: &[usize]) -> Result<Tensor> {
+    let (values, d) = (host::f32s("rows", x)?, x.width());
+    let mut y = cpu.out(&[rows.len(), d])?;
+    for (out, &r) in host::f32s_mut("rows", &mut y)?.chunks_exact_mut(d.max(1)).zip(rows) {
+        if r >= x.rows() {
+            return Err(Error::shape("rows", r, x.shape()));
+        }
+        out.copy_from_slice(&values[r * d..(r + 1) * d]);
+    }
+    Ok(y)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::trial::{Seeded, close, cpus, reference, same, tensor};
+    use super::*;
+    use reverie_tensor::Backend;
+
+    /// exp within 2 ulp, a division and a product on top; Φ has the reference's own 1.5e-7.
+    const TOLERANCE: f32 = 1e-6;
+
+    fn odd(seed: u64, n: usize) -> Vec<f32> {
+        let mut values = Seeded::new(seed).values(n, 8.0);
+        let strange = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, 1e-30, 90.0, -90.0, 3e38, -3e38, 0.1, -5.5];
+        values.iter_mut().zip(strange).for_each(|(v, s)| *v = s);
+        values
+    }
+
+    #[test]
+    fn glu_as_the_reference() {
+        let cpus = cpus();
+        for (seed, n) in [1, 5, 16, 33, 1000, 40_000].into_iter().enumerate() {
+            let (g, u) = (odd(seed as u64, n), Seeded::new(99).values(n, 2.0));
+            for act in [Act::Silu, Act::GeluTanh, Act::Gelu, Act::Relu] {
+                let run = |b: &dyn Backend| {
+                    b.read(&b.glu(&tensor(b, &g, &[1, n]), &tensor(b, &u, &[1, n]), act).unwrap()).unwrap()
+                };
+                let first = run(&cpus[0]);
+                close(&format!("{act:?}"), &first, &run(&reference()), TOLERANCE);
+                cpus[1..].iter().for_each(|cpu| same("glu", &run(cpu), &first));
+            }
+        }
+    }
+
+    #[test]
+    fn the_row_functions_are_the_operation() {
+        let (g, u) = (odd(3, 77), odd(4, 77));
+        for cpu in &cpus() {
+            let (mut gated, mut glued) = (vec![0.0; 77], vec![0.0; 77]);
+            let (x, y, out) = (&g[..], &u[..], &mut gated[..]);
+            dispatch!(cpu.isa, sigmoid_gate_row(x: &[f32], y: &[f32], out: &mut [f32]));
+            let expected: Vec<f32> = g.iter().zip(&u).map(|(x, g)| x * reverie_tensor::reference::sigmoid(*g)).collect();
+            close("sigmoid gate", &gated, &expected, TOLERANCE);
+            let (act, out) = (Act::Silu, &mut glued[..]);
+            dispatch!(cpu.isa, glu_row(x: &[f32], y: &[f32], act: Act, out: &mut [f32]));
+            let whole = cpu.glu(&tensor(cpu, &g, &[77]), &tensor(cpu, &u, &[77]), Act::Silu).unwrap();
+            same("glu row", &glued, &cpu.read(&whole).unwrap());
+        }
+    }
+
+    #[test]
+    fn sums_and_maps_in_place_and_not() {
+        for cpu in &cpus() {
+            for n in [1, 17, 50_000] {
+                let (a, c) = (odd(5, n), odd(6, n));
+                let b = reference();
+                let sum = b.read(&b.add(tensor(&b, &a, &[n]), &tensor(&b, &c, &[n])).unwrap()).unwrap();
+                let x = tensor(cpu, &a, &[n]);
+                let kept = x.clone();
+                same("add, shared", &cpu.read(&cpu.add(x, &tensor(cpu, &c, &[n])).unwrap()).unwrap(), &sum);
+                same("which is kept", &cpu.read(&kept).unwrap(), &a);
+                let place = kept.host_bytes().unwrap().as_ptr();
+                let y = cpu.add(kept, &tensor(cpu, &c, &[n])).unwrap();
+                assert_eq!(y.host_bytes().unwrap().as_ptr(), place, "in place");
+                same("add, in place", &cpu.read(&y).unwrap(), &sum);
+                for map in [Map::Scale(0.37), Map::Softcap(5.0)] {
+                    let expected = b.read(&b.map(tensor(&b, &a, &[n]), map).unwrap()).unwrap();
+                    let found = cpu.read(&cpu.map(tensor(cpu, &a, &[n]), map).unwrap()).unwrap();
+                    close(&format!("{map:?}"), &found, &expected, TOLERANCE);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_in_any_order() {
+        let cpu = &cpus()[0];
+        let x = tensor(cpu, &Seeded::new(1).values(12, 1.0), &[4, 3]);
+        let all = cpu.read(&x).unwrap();
+        let y = cpu.rows(&x, &[3, 0, 3]).unwrap();
+        assert_eq!(y.dims(), [3, 3]);
+        assert_eq!(cpu.read(&y).unwrap(), [&all[9..], &all[..3], &all[9..]].concat());
+        assert!(cpu.rows(&x, &[4]).is_err());
+    }
+}

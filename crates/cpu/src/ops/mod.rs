@@ -5,8 +5,12 @@ pub mod conv;
 pub mod delta;
 pub mod elementwise;
 pub mod embed;
+mod host;
 pub mod kv;
 pub mod linear;
 pub mod norm;
 pub mod panel;
 pub mod rope;
+mod split;
+#[cfg(test)]
+mod trial;

@@ -1,7 +1,202 @@
-//! Norm.
+//! RMS norm, layer norm and the gated RMS norm, a row at a time. A row's sums are sixteen chains, one a lane, joined in one
+//! fixed order, so that a row has the same bits wherever it is normalised. Knows rows only.
 
-use reverie_tensor::*;
-use crate::Cpu;
+use reverie_tensor::{Act, Error, Norm, NormKind, Result, Tensor};
 
-pub(crate) fn run(c:&Cpu,x:&Tensor,n:&Norm)->Result<Tensor>{reference::norm::run(c,x,n)}
-pub(crate) fn run_gated(c:&Cpu,x:&Tensor,z:&Tensor,n:&Norm)->Result<Tensor>{reference::norm::run_gated(c,x,z,n)}
+use super::{host, split};
+use crate::simd::{LANES, Lanes, math, sum};
+use crate::{Cpu, dispatch};
+
+/// A norm over rows of one width, its parameters as slices of that width.
+#[derive(Clone, Copy)]
+pub(crate) struct RowNorm<'a> {
+    kind: NormKind,
+    eps: f32,
+    weight: Option<&'a [f32]>,
+    bias: Option<&'a [f32]>,
+}
+
+impl<'a> RowNorm<'a> {
+    /// The norm of rows of `width` values; its weight and bias must have that width.
+    pub(crate) fn new(norm: &'a Norm, width: usize) -> Result<RowNorm<'a>> {
+        let vector = |t: &'a Option<Tensor>| t.as_ref().map(|t| host::f32s_of("norm", t, width)).transpose();
+        Ok(RowNorm { kind: norm.kind, eps: norm.eps, weight: vector(&norm.weight)?, bias: vector(&norm.bias)? })
+    }
+}
+
+/// Σ f(v) of a row: lane i adds f of the elements k ≡ i mod 16 in order. `f` must leave the padding of the last vector
+/// zero; it is told how many lanes hold elements.
+#[inline(always)]
+unsafe fn row_sum<S: Lanes>(x: &[f32], f: impl Fn(S::F, S::F, usize) -> S::F) -> f32 {
+    // SAFETY: every access is within `x`; the set is the caller's.
+    unsafe {
+        let mut acc = S::splat(0.0);
+        for k in (0..x.len()).step_by(LANES) {
+            let n = (x.len() - k).min(LANES);
+            acc = f(acc, S::load_n(x.as_ptr().add(k), n), n);
+        }
+        sum::<S>(acc)
+    }
+}
+
+/// One row normalised into `out`, which is as long as `x`.
+///
+/// # Safety
+/// As for `Lanes`.
+#[inline(always)]
+pub(crate) unsafe fn normalise_row<S: Lanes>(x: &[f32], norm: &RowNorm<'_>, out: &mut [f32]) {
+    assert_eq!(x.len(), out.len(), "a row and its norm");
+    // SAFETY: every access is within slices of one length (`RowNorm::new` checked the parameters'); the set is the caller's.
+    unsafe {
+        let d = x.len() as f32;
+        let mean = match norm.kind {
+            NormKind::Rms => 0.0,
+            NormKind::Layer => row_sum::<S>(x, |acc, v, _| S::add(acc, v)) / d,
+        };
+        let mean_v = S::splat(mean);
+        let squares = match norm.kind {
+            NormKind::Rms => row_sum::<S>(x, |acc, v, _| S::fma(v, v, acc)),
+            NormKind::Layer => row_sum::<S>(x, |acc, v, n| {
+                let mut c = S::sub(v, mean_v);
+                if n < LANES {
+                    let mut kept = [0.0; LANES];
+                    S::store_n(kept.as_mut_ptr(), n, c);
+                    c = S::load(kept.as_ptr());
+                }
+                S::fma(c, c, acc)
+            }),
+        };
+        let inverse = S::splat(1.0 / (squares / d + norm.eps).sqrt());
+        let (p, o) = (x.as_ptr(), out.as_mut_ptr());
+        for k in (0..x.len()).step_by(LANES) {
+            let n = x.len() - k;
+            let mut y = S::load_n(p.add(k), n);
+            if norm.kind == NormKind::Layer {
+                y = S::sub(y, mean_v);
+            }
+            y = S::mul(y, inverse);
+            if let Some(w) = norm.weight {
+                y = S::mul(y, S::load_n(w.as_ptr().add(k), n));
+            }
+            if let Some(b) = norm.bias {
+                y = S::add(y, S::load_n(b.as_ptr().add(k), n));
+            }
+            S::store_n(o.add(k), n, y);
+        }
+    }
+}
+
+/// See `Backend::norm`.
+pub(crate) fn run(cpu: &Cpu, x: &Tensor, norm: &Norm) -> Result<Tensor> {
+    over_rows(cpu, x, None, norm)
+}
+
+/// See `Backend::gated_norm`.
+pub(crate) fn run_gated(cpu: &Cpu, x: &Tensor, z: &Tensor, norm: &Norm) -> Result<Tensor> {
+    if x.shape().elements() != z.shape().elements() {
+        return Err(Error::shape("gated_norm", z.shape(), x.shape()));
+    }
+    over_rows(cpu, x, Some(z), norm)
+}
+
+fn over_rows(cpu: &Cpu, x: &Tensor, gate: Option<&Tensor>, norm: &Norm) -> Result<Tensor> {
+    let d = x.width();
+    let row_norm = RowNorm::new(norm, d)?;
+    let values = host::f32s("norm", x)?;
+    let gate = gate.map(|z| host::f32s("gated_norm", z)).transpose()?;
+    let mut y = cpu.out(x.dims())?;
+    let out = split::Parts::new(host::f32s_mut("norm", &mut y)?);
+    split::ranges(cpu, x.rows(), d, &|rows| {
+        let span = rows.start * d..rows.end * d;
+        // SAFETY: the ranges of rows are disjoint.
+        let part = unsafe { out.part(span.clone()) };
+        let task = Rows { norm: row_norm, x: &values[span.clone()], gate: gate.map(|z| &z[span]), width: d };
+        dispatch!(cpu.isa, normalise_rows(task: Rows<'_>, part: &mut [f32]));
+    });
+    Ok(y)
+}
+
+struct Rows<'a> {
+    norm: RowNorm<'a>,
+    x: &'a [f32],
+    gate: Option<&'a [f32]>,
+    width: usize,
+}
+
+#[inline(always)]
+unsafe fn normalise_rows<S: Lanes>(task: Rows<'_>, out: &mut [f32]) {
+    let d = task.width;
+    for (i, (x, y)) in task.x.chunks_exact(d).zip(out.chunks_exact_mut(d)).enumerate() {
+        // SAFETY: the set is the caller's; the gate is as long as x.
+        unsafe {
+            normalise_row::<S>(x, &task.norm, y);
+            if let Some(gate) = task.gate {
+                let (g, p) = (gate[i * d..(i + 1) * d].as_ptr(), y.as_mut_ptr());
+                for k in (0..d).step_by(LANES) {
+                    let n = d - k;
+                    let z = math::activate::<S>(Act::Silu, S::load_n(g.add(k), n));
+                    S::store_n(p.add(k), n, S::mul(S::load_n(p.add(k), n), z));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::trial::{Seeded, close, cpus, reference, same, tensor};
+    use super::*;
+    use reverie_tensor::Backend;
+
+    /// Sixteen f32 chains against one f64 sum, over at most some thousand terms.
+    const TOLERANCE: f32 = 2e-6;
+
+    fn all(b: &dyn Backend, values: &[f32], shape: &[usize], (kind, eps, both): (NormKind, f32, bool)) -> Vec<Vec<f32>> {
+        let d = shape[shape.len() - 1];
+        let mut seeded = Seeded::new(d as u64);
+        let (w, c, z) = (seeded.values(d, 2.0), seeded.values(d, 1.0), seeded.values(values.len(), 3.0));
+        let (weight, bias) = (Some(tensor(b, &w, &[d])), both.then(|| tensor(b, &c, &[d])));
+        let norm = Norm { kind, weight, bias, eps };
+        let plain = Norm { weight: None, ..norm.clone() };
+        let (x, z) = (tensor(b, values, shape), tensor(b, &z, shape));
+        let results = [b.norm(&x, &norm), b.norm(&x, &plain), b.gated_norm(&x, &z, &norm)];
+        results.into_iter().map(|y| b.read(&y.unwrap()).unwrap()).collect()
+    }
+
+    #[test]
+    fn as_the_reference_in_every_way_to_run() {
+        let cpus = cpus();
+        for (seed, d) in [1, 2, 7, 15, 16, 17, 64, 100, 128, 1000, 1024, 4096].into_iter().enumerate() {
+            let mut seeded = Seeded::new(seed as u64);
+            let (t, h) = (seeded.pick(&[1, 3, 40]), seeded.pick(&[1, 4]));
+            let mut values = seeded.values(t * h * d, 5.0);
+            if seed % 3 == 2 {
+                values[d / 2] = f32::NAN;
+                values[(t * h - 1) * d] = f32::INFINITY;
+            }
+            for how in [(NormKind::Rms, 1e-6, false), (NormKind::Rms, 0.1, true), (NormKind::Layer, 1e-5, true)] {
+                let expected = all(&reference(), &values, &[t, h, d], how);
+                let first = all(&cpus[0], &values, &[t, h, d], how);
+                for ((e, f), what) in expected.iter().zip(&first).zip(["norm", "plain", "gated"]) {
+                    // One element less its own mean: whatever rounding left, over √eps.
+                    if d > 1 || how.0 == NormKind::Rms {
+                        close(&format!("{what} {how:?} {d}"), f, e, TOLERANCE * if d < 3 { 20.0 } else { 1.0 });
+                    }
+                }
+                for cpu in &cpus[1..] {
+                    let found = all(cpu, &values, &[t, h, d], how);
+                    found.iter().zip(&first).for_each(|(f, e)| same("norm", f, e));
+                }
+                let last = all(&cpus[0], &values[(t * h - 1) * d..], &[1, d], how);
+                same("a row alone", &last[0], &first[0][(t * h - 1) * d..]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_weight_of_another_width_is_refused() {
+        let cpu = &cpus()[0];
+        let norm = Norm { kind: NormKind::Rms, weight: Some(tensor(cpu, &[1.0; 8], &[8])), bias: None, eps: 1e-6 };
+        assert!(cpu.norm(&tensor(cpu, &[1.0; 9], &[1, 9]), &norm).unwrap_err().to_string().contains("[8]"));
+    }
+}

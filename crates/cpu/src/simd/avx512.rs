@@ -1,6 +1,6 @@
 //! AVX-512 (F, BW, DQ, VL): one register of sixteen lanes.
 
-use super::Lanes;
+use super::{Dot, Kernel, Lanes};
 use std::arch::x86_64::*;
 
 /// AVX-512 F, BW, DQ and VL.
@@ -12,6 +12,13 @@ pub struct Avx512;
 unsafe impl Lanes for Avx512 {
     type F = __m512;
     type I = __m512i;
+    const REGISTERS: usize = 32;
+
+    #[inline(always)]
+    unsafe fn fetch(p: *const u8) {
+        // SAFETY: a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self::F {
@@ -143,5 +150,165 @@ unsafe impl Lanes for Avx512 {
     unsafe fn istore(p: *mut i32, v: Self::I) {
         // SAFETY: the set was detected; pointers are valid by contract.
         unsafe { _mm512_storeu_si512(p.cast(), v) }
+    }
+}
+
+// SAFETY: callers run these only where the set was detected; pointers are valid by the trait's contract.
+#[allow(unused_unsafe)]
+unsafe impl Dot for Avx512 {
+    type B = __m512i;
+    type A = __m512i;
+
+    const COLUMNS: usize = 8;
+    const FLOAT_COLUMNS: usize = 8;
+    const FUSED: bool = true;
+    const NARROW: bool = false;
+    const WIDE_ZERO: i32 = 0;
+
+    #[inline(always)]
+    unsafe fn enter<K: Kernel>(kernel: K) {
+        #[inline(never)]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+        unsafe fn enabled<K: Kernel>(kernel: K) {
+            // SAFETY: the caller's contract.
+            unsafe { kernel.run::<Avx512>() }
+        }
+        // SAFETY: the set was detected.
+        unsafe { enabled(kernel) }
+    }
+    #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn bload(p: *const u8) -> Self::B {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn bstore(p: *mut u8, v: Self::B) {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_storeu_si512(p.cast(), v) }
+    }
+    #[inline(always)]
+    unsafe fn bsplat(x: u8) -> Self::B {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_set1_epi8(x as i8) }
+    }
+    #[inline(always)]
+    unsafe fn band(a: Self::B, b: Self::B) -> Self::B {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_and_si512(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn bor(a: Self::B, b: Self::B) -> Self::B {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_or_si512(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn bshr(v: Self::B, n: i32) -> Self::B {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_srl_epi32(v, _mm_cvtsi32_si128(n)) }
+    }
+    #[inline(always)]
+    unsafe fn bshl(v: Self::B, n: i32) -> Self::B {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_sll_epi32(v, _mm_cvtsi32_si128(n)) }
+    }
+    #[inline(always)]
+    unsafe fn lookup(table: *const u8, v: Self::B) -> Self::B {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.cast())), v) }
+    }
+    #[inline(always)]
+    unsafe fn rows(v: Self::B) -> Self::I {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { v }
+    }
+    #[inline(always)]
+    unsafe fn open(sum: Self::I) -> Self::A {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { sum }
+    }
+    #[inline(always)]
+    unsafe fn step(run: Self::A, codes: Self::B, x: *const i8) -> Self::A {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_dpbusd_epi32(run, codes, _mm512_set1_epi32(x.cast::<i32>().read_unaligned())) }
+    }
+    #[inline(always)]
+    unsafe fn close(_sum: Self::I, run: Self::A) -> Self::I {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { run }
+    }
+    #[inline(always)]
+    unsafe fn step_wide(sum: Self::I, codes: Self::B, x: *const i8) -> Self::I {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { Self::step(sum, codes, x) }
+    }
+    #[inline(always)]
+    unsafe fn iadd(a: Self::I, b: Self::I) -> Self::I {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_add_epi32(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn isub(a: Self::I, b: Self::I) -> Self::I {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_sub_epi32(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn iand(a: Self::I, b: Self::I) -> Self::I {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_and_si512(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn ior(a: Self::I, b: Self::I) -> Self::I {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_or_si512(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn imax(a: Self::I, b: Self::I) -> Self::I {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_max_epi32(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn ishl(v: Self::I, n: i32) -> Self::I {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_sll_epi32(v, _mm_cvtsi32_si128(n)) }
+    }
+    #[inline(always)]
+    unsafe fn ishr(v: Self::I, n: i32) -> Self::I {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_srl_epi32(v, _mm_cvtsi32_si128(n)) }
+    }
+    #[inline(always)]
+    unsafe fn isar(v: Self::I, n: i32) -> Self::I {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_sra_epi32(v, _mm_cvtsi32_si128(n)) }
+    }
+    #[inline(always)]
+    unsafe fn isum(v: Self::I) -> i32 {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_reduce_add_epi32(v) }
+    }
+    #[inline(always)]
+    unsafe fn ihmax(v: Self::I) -> i32 {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_reduce_max_epi32(v) }
+    }
+    #[inline(always)]
+    unsafe fn iload_u8(p: *const u8) -> Self::I {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn istore_i8(p: *mut i8, v: Self::I) {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(v)) }
+    }
+    #[inline(always)]
+    unsafe fn bits(v: Self::F) -> Self::I {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_castps_si512(v) }
     }
 }

@@ -2,6 +2,7 @@
 //! function that enables it; every method rounds as IEEE says, so that all sets give the same bits.
 //! Knows no operation of a model.
 
+pub mod dot;
 pub mod math;
 mod portable;
 #[cfg(target_arch = "x86_64")]
@@ -13,6 +14,7 @@ mod avx512;
 pub use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub use avx512::Avx512;
+pub use dot::{Dot, Kernel};
 pub use portable::Portable;
 
 /// Lanes of the vector type; also the rows of a weight panel.
@@ -68,6 +70,37 @@ pub unsafe trait Lanes: Copy {
     unsafe fn to_i(v: Self::F) -> Self::I;
     unsafe fn iload(p: *const i32) -> Self::I;
     unsafe fn istore(p: *mut i32, v: Self::I);
+
+    /// Values of type `F` that the registers hold.
+    const REGISTERS: usize;
+    /// Asks for the cache line at `p`, which may be any address, to come to the second-level cache.
+    unsafe fn fetch(p: *const u8);
+    /// The first `n` lanes, the others zero; all sixteen from sixteen on. `p` is valid for as many elements.
+    #[inline(always)]
+    unsafe fn load_n(p: *const f32, n: usize) -> Self::F {
+        // SAFETY: `p` is valid for `n` elements by contract.
+        unsafe {
+            if n >= LANES {
+                return Self::load(p);
+            }
+            let mut a = [0.0f32; LANES];
+            std::ptr::copy_nonoverlapping(p, a.as_mut_ptr(), n);
+            Self::load(a.as_ptr())
+        }
+    }
+    /// Stores the first `n` lanes; all sixteen from sixteen on. `p` is valid for as many elements.
+    #[inline(always)]
+    unsafe fn store_n(p: *mut f32, n: usize, v: Self::F) {
+        // SAFETY: `p` is valid for `n` elements by contract.
+        unsafe {
+            if n >= LANES {
+                return Self::store(p, v);
+            }
+            let mut a = [0.0f32; LANES];
+            Self::store(a.as_mut_ptr(), v);
+            std::ptr::copy_nonoverlapping(a.as_ptr(), p, n);
+        }
+    }
 }
 
 /// Lane sums in one fixed order: 8 + 8, then 4 + 4, 2 + 2, 1 + 1.
@@ -96,5 +129,10 @@ pub unsafe fn hmax<S: Lanes>(v: S::F) -> f32 {
     let mut a = [0.0f32; LANES];
     // SAFETY: `a` holds sixteen elements; the set is the caller's.
     unsafe { S::store(a.as_mut_ptr(), v) };
-    a.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            a[i] = a[i].max(a[i + half]);
+        }
+    }
+    a[0]
 }

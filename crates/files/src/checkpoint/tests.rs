@@ -24,6 +24,28 @@ fn a_folder_shows_its_files() {
     assert_eq!(model.text("no such file").unwrap(), None);
 }
 
+/// Every model among the fixtures, whoever wrote it: each tensor is read in full, packed ones as the config says.
+#[test]
+fn every_fixture_reads_in_full() {
+    let mut folders = vec![fixture("")];
+    let (mut models, mut packed) = (0, 0);
+    while let Some(folder) = folders.pop() {
+        folders.extend(fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir()));
+        if !folder.join("config.json").is_file() || !Place::Folder(folder.clone()).has("tokenizer.json") {
+            continue;
+        }
+        let model = Checkpoint::open(&folder, QUANTS).unwrap();
+        models += 1;
+        for name in model.weights.names().filter(|n| !n.ends_with(".scales") && !n.ends_with(".biases")) {
+            let (shape, values) = model.weights.tensor_f32(name).unwrap();
+            assert_eq!(shape.iter().product::<usize>(), values.len(), "{name}");
+            assert!(values.iter().all(|v| v.is_finite()), "{name}");
+            packed += usize::from(model.weights.contains(&name.replace(".weight", ".scales")));
+        }
+    }
+    assert!(models >= 16 && packed > 0, "{models} models, {packed} packed tensors");
+}
+
 #[test]
 fn a_gguf_file_shows_its_keys() {
     let model = Checkpoint::open(&fixture("qwen3/model.gguf"), QUANTS).unwrap();
@@ -97,6 +119,14 @@ fn templates_come_from_the_file_first() {
         let error = templates(&[("tokenizer_config.json", bad)]).unwrap_err().to_string();
         assert!(error.contains("chat_template") && error.contains("tokenizer_config.json"), "{error}");
     }
+    let keys = crate::gguf::write::Builder::new()
+        .text("tokenizer.chat_template", "D")
+        .text("tokenizer.chat_template.rag", "R");
+    let gguf = TempDir::new().unwrap();
+    let file = gguf.path().join("m.gguf");
+    fs::write(&file, keys.build()).unwrap();
+    let all = Checkpoint::open(&file, QUANTS).unwrap().templates().unwrap();
+    assert_eq!((all.default.as_deref(), all.named), (Some("D"), vec![("rag".to_owned(), "R".to_owned())]));
     let latin = TempDir::new().unwrap();
     fs::write(latin.path().join("config.json"), [b'{', 0xe9, b'}']).unwrap();
     assert!(Checkpoint::open(latin.path(), QUANTS).unwrap_err().to_string().contains("UTF-8"));

@@ -214,8 +214,8 @@ fn place(
         };
     }
     let placed = table.into_iter().map(|(name, entry)| {
-        // Both ends lie within the file, whose length is a usize.
-        let first = (start + entry.offset) as usize;
+        // Both ends lie within the file, whose length is a usize; an empty tensor may stand behind its end.
+        let first = if entry.bytes == 0 { 0 } else { (start + entry.offset) as usize };
         (name, Stored { storage: entry.storage, shape: entry.shape, range: first..first + entry.bytes as usize })
     });
     Ok(placed.collect())

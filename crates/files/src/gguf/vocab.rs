@@ -3,7 +3,7 @@
 use super::{Metadata, Value};
 use crate::error::{Error, Result};
 
-/// `tokenizer.ggml.*` and the chat templates.
+/// `tokenizer.ggml.*`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GgufVocab {
     /// `tokenizer.ggml.model`: the kind of tokenizer.
@@ -37,10 +37,6 @@ pub struct GgufVocab {
     pub add_space_prefix: Option<bool>,
     /// `tokenizer.ggml.remove_extra_whitespaces`.
     pub remove_extra_whitespaces: Option<bool>,
-    /// `tokenizer.chat_template`.
-    pub chat_template: Option<String>,
-    /// `tokenizer.chat_template.<name>`, by name.
-    pub named_templates: Vec<(String, String)>,
 }
 
 impl GgufVocab {
@@ -76,11 +72,6 @@ impl GgufVocab {
         let text = |key: &str| Ok::<_, Error>(metadata.optional_text(key)?.map(str::to_owned));
         let flag = |name: &str| metadata.optional_bool(&key(name));
         let types = types.iter().map(|&t| i32::try_from(t)).collect::<Result<_, _>>();
-        let named =
-            metadata.iter().filter_map(|(key, value)| match (key.strip_prefix("tokenizer.chat_template."), value) {
-                (Some(name), Value::Text(template)) => Some((name.to_owned(), template.clone())),
-                _ => None,
-            });
         Ok(GgufVocab {
             model: metadata.text(&key("model"))?.to_owned(),
             pre: text(&key("pre"))?,
@@ -98,8 +89,6 @@ impl GgufVocab {
             add_eos: flag("add_eos_token")?,
             add_space_prefix: flag("add_space_prefix")?,
             remove_extra_whitespaces: flag("remove_extra_whitespaces")?,
-            chat_template: text("tokenizer.chat_template")?,
-            named_templates: named.collect(),
         })
     }
 }

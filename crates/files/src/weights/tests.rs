@@ -227,6 +227,29 @@ fn stacked_tensors_count_their_leading_extents_as_rows() {
     assert_eq!(weights.matrix("e").unwrap().shape(), (6, 32));
 }
 
+/// Larger than what is given back together, so that pages go while rows are pulled: up, down and again.
+#[test]
+fn rows_that_were_given_back_are_read_again() {
+    let folder = TempDir::new().unwrap();
+    let (n, k) = (3 * RELEASE_BYTES / 1024 / 4, 1024);
+    let tensors = [TensorSpec { name: "m".into(), element: Element::F32, shape: vec![n, k] }];
+    let bytes: Vec<u8> = (0..n * k).flat_map(|i| (i as f32).to_le_bytes()).collect();
+    let mut writer = SafeTensorsWriter::create(folder.path(), &tensors, u64::MAX, &[]).unwrap();
+    writer.append("m", &bytes).unwrap();
+    writer.finish().unwrap();
+    let place = crate::place::Place::Folder(folder.path().to_owned());
+    let all = SafeTensors::open(&place).unwrap();
+    let weights = Weights::from_safetensors(folder.path(), all, Quantisation::default(), QUANTS);
+    let matrix = weights.matrix("m").unwrap();
+    let mut row = vec![0; 4 * k];
+    for r in (0..n).chain((0..n).rev()).chain(0..n) {
+        matrix.row_dense(r, &mut row);
+        assert!(row == bytes[r * 4 * k..][..4 * k], "row {r}");
+    }
+    matrix.done();
+    assert_eq!(weights.vector("m").unwrap()[n * k - 1], (n * k - 1) as f32);
+}
+
 /// mxfp4 in planes: MLX packs the nibbles in order and has no biases.
 #[test]
 fn mxfp4_planes_have_values_of_two_to_the_exponent() {

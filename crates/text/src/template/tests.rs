@@ -104,7 +104,8 @@ fn hostile_templates_are_stopped() {
     let deep_call = format!("{}1{}", "(".repeat(20_000), ")".repeat(20_000));
     let deep_list = "[".repeat(20_000);
     let deep_if = "{% if true %}".repeat(5_000);
-    let long = MAX_SOURCE_BYTES - 20;
+    // As long as a line may be, and no longer.
+    let long = 64_900;
     let chains = [
         format!("{{{{ {}1 }}}}", "not ".repeat(long / 4)),
         format!("{{{{ {}1 }}}}", "-".repeat(long)),
@@ -112,7 +113,9 @@ fn hostile_templates_are_stopped() {
         format!("{{{{ x{} }}}}", "|e".repeat(long / 2)),
         format!("{{{{ x{} }}}}", "()".repeat(long / 2)),
         format!("{{{{ 1{} }}}}", "+1".repeat(long / 2)),
-        format!("{{{{ 1{} }}}}", "~1".repeat(long / 2)),
+        format!("{{{{ 1{} }}}}", "~1".repeat(2_000)),
+        format!("{{{{ {}1 }}}}", "-\n".repeat(64_000)),
+        "{% raw %}{{".repeat(long / 11),
         format!("{{{{ 1{} }}}}", "**1".repeat(long / 3)),
         format!("{{{{ 1{} }}}}", " if 1 else 1".repeat(long / 12)),
         format!("{{% if 1 %}}{}{{% endif %}}", "{% elif 1 %}".repeat(long / 14)),
@@ -130,7 +133,6 @@ fn hostile_templates_are_stopped() {
         "{{ '%999999999d' | format(1) }}".to_owned(),
         "{{ '{:999999999}'.format(1) }}".to_owned(),
         "{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = [[[[ns.x]]]] %}{% endfor %}{{ ns.x | tojson }}".to_owned(),
-        " ".repeat(MAX_SOURCE_BYTES + 1),
         "{% for x in [[1]] recursive %}{{ loop([x]) }}{% endfor %}".to_owned(),
         format!("{{{{ {deep_call} }}}}"),
         format!("{{{{ {deep_list} }}}}"),

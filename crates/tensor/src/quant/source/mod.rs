@@ -70,8 +70,8 @@ impl WeightSource for BlockMatrix<'_> {
     fn row_scales(&self, row: usize, out: &mut [u8]) {
         (self.blocks.scales)(self.row(row), out);
     }
-    fn row_dense(&self, _row: usize, out: &mut [u8]) {
-        debug_assert!(out.is_empty(), "blocks have no dense rows");
+    fn row_dense(&self, _row: usize, _out: &mut [u8]) {
+        unreachable!("the form says so: blocks have no dense rows");
     }
 }
 
@@ -159,8 +159,8 @@ impl WeightSource for PlaneMatrix<'_> {
             out_bias.copy_from_slice(bias);
         }
     }
-    fn row_dense(&self, _row: usize, out: &mut [u8]) {
-        debug_assert!(out.is_empty(), "planes have no dense rows");
+    fn row_dense(&self, _row: usize, _out: &mut [u8]) {
+        unreachable!("the form says so: planes have no dense rows");
     }
 }
 
@@ -200,11 +200,11 @@ impl WeightSource for DenseMatrix<'_> {
     fn row_f32(&self, row: usize, out: &mut [f32]) {
         floats(self.dtype, self.row(row), out);
     }
-    fn row_codes(&self, _row: usize, out: &mut [u8]) {
-        debug_assert!(out.is_empty(), "dense weights have no codes");
+    fn row_codes(&self, _row: usize, _out: &mut [u8]) {
+        unreachable!("the form says so: dense weights have no codes");
     }
-    fn row_scales(&self, _row: usize, out: &mut [u8]) {
-        debug_assert!(out.is_empty(), "dense weights have no scales");
+    fn row_scales(&self, _row: usize, _out: &mut [u8]) {
+        unreachable!("the form says so: dense weights have no scales");
     }
     fn row_dense(&self, row: usize, out: &mut [u8]) {
         out.copy_from_slice(self.row(row));

@@ -1,0 +1,306 @@
+//! Matrix products: the input is prepared once for all weights of a call, then panels of all of them form one list of tasks.
+//! Which thread takes which task, and how columns are cut into tiles, changes no bit. Knows no formats and no models.
+
+mod plan;
+mod prepare;
+mod product;
+mod tile;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use reverie_tensor::{Class, Error, Form, Input, Result, Tensor, Weight};
+
+use super::host;
+use super::panel::{Coding, Panels};
+use crate::isa::Isa;
+use crate::simd::{Dot, LANES, Portable};
+use crate::Cpu;
+use plan::{Plan, is_int, tiles};
+use prepare::{Prepare, RowInput};
+use product::{BLOCK_COLUMNS, DensePanels, GroupedPanel, Scratch, dense_panels, exact_panel, int_panel, panels_at_once};
+use tile::Finish;
+
+/// Bytes of weights that a task takes at least, so that a thread reads memory in long runs.
+const TASK_BYTES: usize = 64 * 1024;
+
+/// See `Backend::linear_workspace`.
+pub(crate) fn workspace(cpu: &Cpu, rows: usize, weights: &[&Weight]) -> usize {
+    Plan::new(cpu, rows, weights).bytes()
+}
+
+/// See `Backend::linear`.
+pub(crate) fn run(cpu: &Cpu, input: Input<'_>, weights: &[&Weight]) -> Result<Vec<Tensor>> {
+    let Some(first) = weights.first() else { return Ok(Vec::new()) };
+    if let Some(other) = weights.iter().find(|w| w.k != first.k) {
+        return Err(Error::shape("weights that share an input", (other.n, other.k), ("N", first.k)));
+    }
+    let (rows, input) = RowInput::new(input, first.k)?;
+    let mut out = weights.iter().map(|w| cpu.out(&[rows, w.n])).collect::<Result<Vec<_>>>()?;
+    let targets = weights
+        .iter()
+        .zip(&mut out)
+        .map(|(w, y)| {
+            let y = host::f32s_mut("linear", y)?.as_mut_ptr();
+            Target::new(cpu, w, std::ptr::null(), y)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    multiply(cpu, input, &targets, Plan::new(cpu, rows, weights))?;
+    Ok(out)
+}
+
+/// See `Backend::linear_add`.
+pub(crate) fn run_add(cpu: &Cpu, input: Input<'_>, weight: &Weight, mut residual: Tensor) -> Result<Tensor> {
+    let (rows, input) = RowInput::new(input, weight.k)?;
+    if residual.shape().elements() != rows * weight.n {
+        return Err(Error::shape("linear_add", residual.shape(), [rows, weight.n]));
+    }
+    let mut fresh = if residual.is_unique() { None } else { Some(cpu.out(residual.dims())?) };
+    let (from, to) = match &mut fresh {
+        Some(y) => (host::f32s("linear_add", &residual)?.as_ptr(), host::f32s_mut("linear_add", y)?.as_mut_ptr()),
+        None => {
+            let y = host::f32s_mut("linear_add", &mut residual)?.as_mut_ptr();
+            (y.cast_const(), y)
+        }
+    };
+    let target = Target::new(cpu, weight, from, to)?;
+    multiply(cpu, input, &[target], Plan::new(cpu, rows, &[weight]))?;
+    Ok(fresh.unwrap_or(residual))
+}
+
+/// One weight of a call and where its results go.
+struct Target<'a> {
+    panels: &'a Panels,
+    /// How its codes are multiplied, if it is grouped integers.
+    coding: Option<Coding>,
+    int: bool,
+    bias: Option<&'a [f32]>,
+    /// `[T, N]`, or null.
+    residual: *const f32,
+    /// `[T, N]`; may be the residual.
+    y: *mut f32,
+}
+
+// SAFETY: tasks write disjoint elements of `y` and read the residual only where they write.
+unsafe impl Sync for Target<'_> {}
+
+impl<'a> Target<'a> {
+    fn new(cpu: &Cpu, weight: &'a Weight, residual: *const f32, y: *mut f32) -> Result<Target<'a>> {
+        let panels = Panels::of(weight)?;
+        let coding = match &panels.form {
+            Form::Grouped(g) => Some(Coding::of(g)),
+            Form::Dense(_) => None,
+        };
+        let bias = weight.bias.as_ref().map(|b| host::f32s_of("bias of a weight", b, weight.n)).transpose()?;
+        Ok(Target { panels, coding, int: is_int(cpu.numerics, &panels.form), bias, residual, y })
+    }
+
+    /// Moves the chains of panel `p` for columns `from..to` to the results.
+    ///
+    /// # Safety
+    /// As for `Lanes`; `acc` holds the chains, and no other task has this panel and these columns.
+    unsafe fn finish<S: Dot>(&self, acc: *const f32, p: usize, (from, to): (usize, usize)) {
+        let (n, first) = (self.panels.n, p * LANES);
+        let at = from * n + first;
+        let residual = if self.residual.is_null() { self.residual } else { self.residual.wrapping_add(at) };
+        let finish = Finish {
+            acc,
+            columns: to - from,
+            rows: (n - first).min(LANES),
+            bias: self.bias.map_or(std::ptr::null(), |b| b[first..].as_ptr()),
+            residual,
+            y: self.y.wrapping_add(at),
+            stride: n,
+        };
+        // SAFETY: the panel's rows and the columns exist; the set is the caller's.
+        unsafe { S::enter(finish) }
+    }
+}
+
+/// The address of the workspace, which lanes share.
+#[derive(Clone, Copy)]
+struct Base(*mut u8);
+
+// SAFETY: lanes write disjoint parts of the workspace: their own row and copy, or the tile that they took.
+unsafe impl Sync for Base {}
+
+impl Base {
+    fn get(&self) -> *mut u8 {
+        self.0
+    }
+}
+
+/// One call on its way.
+struct Call<'a> {
+    cpu: &'a Cpu,
+    plan: Plan,
+    input: RowInput<'a>,
+    targets: &'a [Target<'a>],
+    base: Base,
+}
+
+fn multiply(cpu: &Cpu, input: RowInput<'_>, targets: &[Target<'_>], plan: Plan) -> Result<()> {
+    let mut workspace = cpu.memory.take(plan.bytes(), Class::Scratch)?;
+    let base = Base(workspace.bytes_mut().ok_or_else(|| host::elsewhere("linear"))?.as_mut_ptr());
+    if plan.rows == 0 {
+        return Ok(());
+    }
+    let call = Call { cpu, plan, input, targets, base };
+    // SAFETY: `Isa` values beyond Portable come from `Isa::available`, which detected them.
+    unsafe {
+        match cpu.isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => call.go::<crate::simd::Avx512>(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => call.go::<crate::simd::Avx2>(),
+            _ => call.go::<Portable>(),
+        }
+    }
+    Ok(())
+}
+
+impl Call<'_> {
+    /// # Safety
+    /// As for `Lanes`.
+    unsafe fn go<S: Dot>(&self) {
+        let plan = &self.plan;
+        if !plan.own_copies {
+            let widest = S::COLUMNS.max(S::FLOAT_COLUMNS);
+            let spans = plan.rows.div_ceil(widest);
+            self.each(spans, &|lane, i| {
+                // SAFETY: every span of columns is taken by one task; the set is the caller's.
+                unsafe { self.prepare::<S>(lane, (i * widest, plan.rows.min((i + 1) * widest))) }
+            });
+        }
+        let panels: usize = self.targets.iter().map(|t| t.panels.count()).sum();
+        let bytes = self.targets.iter().map(|t| t.panels.stride()).max().unwrap_or(1);
+        let by_bytes = if plan.rows <= 16 { (TASK_BYTES / bytes).max(1) } else { 1 };
+        let chunk = panels.div_ceil(8 * plan.lanes).min(by_bytes).next_multiple_of(panels_at_once(plan.rows));
+        let chunks = panels.div_ceil(chunk);
+        let blocks = plan.rows.div_ceil(BLOCK_COLUMNS);
+        let next = AtomicUsize::new(0);
+        self.lanes(&|lane| {
+            let mut scratch = Scratch::new();
+            let mut prepared = !plan.own_copies;
+            loop {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                if i >= chunks * blocks {
+                    return;
+                }
+                // SAFETY: a lane's own copy is written by that lane alone; every panel and block of columns is taken by
+                // one task; the set is the caller's.
+                unsafe {
+                    if !prepared {
+                        self.prepare::<S>(lane, (0, plan.rows));
+                        prepared = true;
+                    }
+                    let (block, first) = (i / chunks, i % chunks * chunk);
+                    let span = (block * BLOCK_COLUMNS, plan.rows.min((block + 1) * BLOCK_COLUMNS));
+                    self.chunk::<S>(lane, (first, panels.min(first + chunk)), span, &mut scratch);
+                }
+            }
+        });
+    }
+
+    /// Runs `body` once a lane, at the same time.
+    fn lanes(&self, body: &(dyn Fn(usize) + Sync)) {
+        self.cpu.pool.run(self.plan.lanes, body);
+    }
+
+    /// Runs `body(lane, i)` once for every i below `count`.
+    fn each(&self, count: usize, body: &(dyn Fn(usize, usize) + Sync)) {
+        let next = AtomicUsize::new(0);
+        self.lanes(&|lane| {
+            loop {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                if i >= count {
+                    return;
+                }
+                body(lane, i);
+            }
+        });
+    }
+
+    /// Prepares columns `from..to`, which begin at a tile's edge.
+    ///
+    /// # Safety
+    /// As for `Lanes`; no other task prepares these columns of this lane's copy.
+    unsafe fn prepare<S: Dot>(&self, lane: usize, (from, to): (usize, usize)) {
+        let (plan, base) = (&self.plan, self.base.get());
+        let (k, row) = (plan.k, plan.row(base, lane));
+        let prepare = |first, columns, int, float| Prepare { input: self.input, k, first, columns, row, int, float };
+        // SAFETY: the workspace holds all columns; the set is the caller's.
+        unsafe {
+            if let Some(x) = plan.int_columns(base, lane) {
+                for (first, width) in tiles(from, to, S::COLUMNS) {
+                    S::enter(prepare(first, width, Some(x.from_column(first, k / super::panel::UNIT)), None));
+                }
+            }
+            if let Some(x) = plan.float_columns(base, lane) {
+                for (first, width) in tiles(from, to, S::FLOAT_COLUMNS) {
+                    S::enter(prepare(first, width, None, Some(x.wrapping_add(first * k))));
+                }
+            }
+        }
+    }
+
+    /// Panels `from..to`, counted through all targets, times the columns of `span`.
+    ///
+    /// # Safety
+    /// As for `Lanes`; the columns are prepared, and no other task has these panels and columns.
+    unsafe fn chunk<S: Dot>(&self, lane: usize, (mut from, to): (usize, usize), span: (usize, usize), scratch: &mut Scratch) {
+        let mut before = 0;
+        for target in self.targets {
+            let count = target.panels.count();
+            while from < to && from < before + count {
+                let p = from - before;
+                // SAFETY: the caller's contract.
+                from += unsafe { self.panels::<S>(lane, target, (p, (to - before).min(count)), span, scratch) };
+            }
+            before += count;
+        }
+    }
+
+    /// The first of panels `p..end` of one target, or the first few; gives how many.
+    ///
+    /// # Safety
+    /// As for `chunk`.
+    unsafe fn panels<S: Dot>(
+        &self,
+        lane: usize,
+        target: &Target<'_>,
+        (p, end): (usize, usize),
+        span: (usize, usize),
+        scratch: &mut Scratch,
+    ) -> usize {
+        let (panels, base, columns) = (target.panels, self.base.get(), span.1 - span.0);
+        let float = self.plan.float_columns(base, lane).unwrap_or(std::ptr::null_mut());
+        // SAFETY: the plan made the columns that the weight's form asks for; the rest is the caller's contract.
+        unsafe {
+            match (&panels.form, &target.coding) {
+                (Form::Grouped(form), Some(coding)) => {
+                    let (codes, scales) = panels.panel(p).split_at(panels.scales_at(form));
+                    let panel = GroupedPanel { form, coding, codes, scales };
+                    let acc = match self.plan.int_columns(base, lane) {
+                        Some(x) if target.int => int_panel::<S>(panel, x, span, scratch),
+                        _ => exact_panel::<S>(panel, float, span, scratch),
+                    };
+                    target.finish::<S>(acc, p, span);
+                    1
+                }
+                (Form::Dense(dtype), _) => {
+                    let at_once = panels_at_once(columns);
+                    let count = if end - p >= at_once { at_once } else { 1 };
+                    let bytes = panels.panels(p, count);
+                    let group = DensePanels { dtype: *dtype, bytes, stride: panels.stride(), count };
+                    let acc = dense_panels::<S>(group, float, span, scratch);
+                    for i in 0..count {
+                        target.finish::<S>(acc.add(i * columns * LANES), p + i, span);
+                    }
+                    count
+                }
+                // `Target::new` gives every grouped form its coding.
+                (Form::Grouped(_), None) => end - p,
+            }
+        }
+    }
+}

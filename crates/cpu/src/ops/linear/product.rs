@@ -1,0 +1,329 @@
+//! One panel, or a few, times a block of columns: slices of K are decoded on the way, fused where the columns are few, into
+//! scratch on the stack where they are many. Chains live in scratch between slices. Knows no tensors and no threads.
+
+#![allow(unsafe_op_in_unsafe_fn)] // every unsafe function states its contract once
+
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+
+use reverie_tensor::{DType, Grouped};
+
+use super::plan::tiles;
+use super::tile::{Brain, Columns, Element, FloatTile, Half, IntTile, Single, Slice, Widen};
+use crate::ops::panel::{Bytes, Coding, DecodeScales, Expand, ExpandFloat, PLANE, Packed, Table, UNIT, Width};
+use crate::simd::{Dot, LANES};
+
+/// Columns of a block: a multiple of every tile.
+pub(crate) const BLOCK_COLUMNS: usize = 128;
+
+/// Units of a slice of grouped weights: a multiple of the 8 that a scale unit may span.
+const SLICE: usize = 16;
+
+/// Steps along K of a slice of f32 weights.
+const FLOAT_SLICE: usize = 128;
+
+/// Panels that a lone column may be multiplied with at once.
+pub(crate) const MOST_PANELS: usize = 4;
+
+/// Scratch of one lane, on its stack.
+#[repr(align(64))]
+pub(crate) struct Scratch {
+    scales: MaybeUninit<[f32; SLICE * 2 * LANES]>,
+    biases: MaybeUninit<[f32; SLICE * 2 * LANES]>,
+    weights: MaybeUninit<[f32; FLOAT_SLICE * LANES]>,
+    /// The chains: `[columns][16]`, or `[panels][columns][16]`.
+    acc: MaybeUninit<[f32; BLOCK_COLUMNS * LANES]>,
+}
+
+impl Scratch {
+    pub(crate) fn new() -> Scratch {
+        Scratch {
+            scales: MaybeUninit::uninit(),
+            biases: MaybeUninit::uninit(),
+            weights: MaybeUninit::uninit(),
+            acc: MaybeUninit::uninit(),
+        }
+    }
+
+    fn zeroed_acc(&mut self, vectors: usize) -> *mut f32 {
+        let acc = self.acc.as_mut_ptr().cast::<f32>();
+        assert!(vectors <= BLOCK_COLUMNS, "a block is wider than its scratch");
+        // SAFETY: within the array, as just checked.
+        unsafe { acc.write_bytes(0, vectors * LANES) };
+        acc
+    }
+}
+
+/// The weights of one panel of grouped integers.
+#[derive(Clone, Copy)]
+pub(crate) struct GroupedPanel<'a> {
+    pub(crate) form: &'a Grouped,
+    pub(crate) coding: &'a Coding,
+    pub(crate) codes: &'a [u8],
+    pub(crate) scales: &'a [u8],
+}
+
+impl GroupedPanel<'_> {
+    fn units(&self) -> usize {
+        self.codes.len() / (PLANE * usize::from(self.form.bits))
+    }
+
+    /// Decodes the scales of `units` units from unit `u` on and describes that slice.
+    unsafe fn slice<S: Dot>(&self, u: usize, units: usize, scratch: &mut Scratch) -> Slice {
+        let (g, k) = (self.form, u * UNIT);
+        let per_unit = g.scales.unit_weights(g.block);
+        let (scales, biases) = (scratch.scales.as_mut_ptr().cast(), scratch.biases.as_mut_ptr().cast());
+        S::enter(DecodeScales {
+            kind: g.scales,
+            bytes: self.scales[k / per_unit * g.scales.unit_bytes() * LANES..].as_ptr(),
+            units: (units * UNIT).div_ceil(per_unit),
+            scales,
+            biases,
+        });
+        Slice {
+            codes: self.codes[u * PLANE * usize::from(g.bits)..].as_ptr(),
+            table: self.coding.table.as_ref().map_or(std::ptr::null(), |t| t.as_ptr()),
+            zero: self.coding.zero,
+            scales,
+            biases: if g.scales.has_bias() { biases } else { std::ptr::null() },
+            units_per_scale_log2: (g.block / UNIT).checked_ilog2().unwrap_or(0),
+            units,
+        }
+    }
+}
+
+/// Calls `$go::<W>` with the width of packed codes.
+macro_rules! with_width {
+    ($S:ident, $coding:expr, $go:ident ( $($arg:expr),* )) => {
+        match ($coding.table, $coding.bits) {
+            (Some(_), _) if $S::NARROW && $coding.run >= 4 => $go::<$S, Table<4>>($($arg),*),
+            (Some(_), _) => $go::<$S, Table<1>>($($arg),*),
+            (None, 2) => $go::<$S, Packed<2>>($($arg),*),
+            (None, 3) => $go::<$S, Packed<3>>($($arg),*),
+            (None, 4) => $go::<$S, Packed<4>>($($arg),*),
+            (None, 5) => $go::<$S, Packed<5>>($($arg),*),
+            (None, 6) => $go::<$S, Packed<6>>($($arg),*),
+            (None, _) => $go::<$S, Packed<8>>($($arg),*),
+        }
+    };
+}
+
+/// One panel times int8 columns `from..to`; gives the chains, `[columns][16]`.
+///
+/// # Safety
+/// As for `Lanes`; `x` holds the prepared columns of the whole input.
+pub(crate) unsafe fn int_panel<S: Dot>(
+    panel: GroupedPanel<'_>,
+    x: Columns,
+    (from, to): (usize, usize),
+    scratch: &mut Scratch,
+) -> *const f32 {
+    let (all, halves) = (panel.units(), panel.form.block < UNIT);
+    let acc = scratch.zeroed_acc(to - from);
+    let fused = S::FUSED && matches!(to - from, 1 | 4);
+    for u in (0..all).step_by(SLICE) {
+        let units = (all - u).min(SLICE);
+        let slice = panel.slice::<S>(u, units, scratch);
+        if fused {
+            let x = x.from_column(from, all).from_unit(u, to - from);
+            with_width!(S, panel.coding, few_columns((slice, x, acc), to - from, halves));
+            continue;
+        }
+        let out = scratch.weights.as_mut_ptr().cast();
+        let slice = match (panel.coding.table, panel.coding.bits) {
+            (None, 8) => slice,
+            _ => {
+                with_width!(S, panel.coding, expand(slice, out));
+                Slice { codes: out, ..slice }
+            }
+        };
+        for (first, width) in tiles(from, to, S::COLUMNS) {
+            let x = x.from_column(first, all).from_unit(u, width);
+            let args = (slice, x, acc.add((first - from) * LANES));
+            match if S::NARROW { panel.coding.run } else { 1 } {
+                8 if S::NARROW => columns::<S, Bytes<8>>(args, width, halves),
+                4 if S::NARROW => columns::<S, Bytes<4>>(args, width, halves),
+                2 if S::NARROW => columns::<S, Bytes<2>>(args, width, halves),
+                _ => columns::<S, Bytes<1>>(args, width, halves),
+            }
+        }
+    }
+    acc
+}
+
+/// What an integer tile needs: the slice, its columns, the chains.
+type IntArgs = (Slice, Columns, *mut f32);
+
+unsafe fn expand<S: Dot, W: Width>(s: Slice, out: *mut u8) {
+    S::enter(Expand::<W> { codes: s.codes, table: s.table, out, units: s.units, width: PhantomData });
+}
+
+unsafe fn int_tile<S: Dot, W: Width, const C: usize>((slice, x, acc): IntArgs, halves: bool) {
+    if halves {
+        S::enter(IntTile::<W, C, true> { slice, x, acc, width: PhantomData });
+    } else {
+        S::enter(IntTile::<W, C, false> { slice, x, acc, width: PhantomData });
+    }
+}
+
+/// The tiles whose codes are taken apart in registers: a token, and the few of a small batch.
+unsafe fn few_columns<S: Dot, W: Width>(args: IntArgs, width: usize, halves: bool) {
+    if S::FUSED {
+        match width {
+            1 => int_tile::<S, W, 1>(args, halves),
+            _ => int_tile::<S, W, 4>(args, halves),
+        }
+    }
+}
+
+unsafe fn columns<S: Dot, W: Width>(args: IntArgs, width: usize, halves: bool) {
+    match width {
+        8 if S::COLUMNS >= 8 => int_tile::<S, W, 8>(args, halves),
+        4 => int_tile::<S, W, 4>(args, halves),
+        2 => int_tile::<S, W, 2>(args, halves),
+        _ => int_tile::<S, W, 1>(args, halves),
+    }
+}
+
+/// One panel of grouped integers times f32 columns `from..to`; gives the chains, `[columns][16]`.
+///
+/// # Safety
+/// As for `Lanes`; `x` holds the prepared columns of the whole input.
+pub(crate) unsafe fn exact_panel<S: Dot>(
+    panel: GroupedPanel<'_>,
+    x: *const f32,
+    (from, to): (usize, usize),
+    scratch: &mut Scratch,
+) -> *const f32 {
+    let (all, block) = (panel.units(), panel.form.block);
+    let acc = scratch.zeroed_acc(to - from);
+    let out: *mut f32 = scratch.weights.as_mut_ptr().cast();
+    for u in (0..all).step_by(SLICE) {
+        let units = (all - u).min(SLICE);
+        let slice = panel.slice::<S>(u, units, scratch);
+        for part in (0..units).step_by(FLOAT_SLICE / UNIT) {
+            let steps = (units - part).min(FLOAT_SLICE / UNIT) * UNIT;
+            with_width!(S, panel.coding, expand_float(slice, (part, steps), block, out));
+            float_tiles::<S>((out, steps), (x, all * UNIT, u * UNIT + part * UNIT), (from, to), acc);
+        }
+    }
+    acc
+}
+
+unsafe fn expand_float<S: Dot, W: Width>(s: Slice, (part, steps): (usize, usize), block: usize, out: *mut f32) {
+    let at = part * UNIT / block * LANES;
+    S::enter(ExpandFloat::<W> {
+        codes: s.codes.add(part * W::BYTES),
+        table: s.table,
+        zero: s.zero,
+        scales: s.scales.add(at),
+        biases: if s.biases.is_null() { s.biases } else { s.biases.add(at) },
+        block,
+        out,
+        units: steps / UNIT,
+        width: PhantomData,
+    });
+}
+
+/// A slice of f32 weights `[steps][16]` times the tiles of columns `from..to`, at step `at` of `k`.
+unsafe fn float_tiles<S: Dot>(
+    (weights, steps): (*const f32, usize),
+    (x, k, at): (*const f32, usize, usize),
+    (from, to): (usize, usize),
+    acc: *mut f32,
+) {
+    for (first, width) in tiles(from, to, S::FLOAT_COLUMNS) {
+        let x = x.add(first * k + at * width);
+        let acc = acc.add((first - from) * LANES);
+        let args = FloatArgs { weights: weights.cast(), stride: 0, x, k: steps, acc };
+        match width {
+            8 if S::FLOAT_COLUMNS >= 8 => float_tile::<S, Single, 1, 8>(args),
+            4 => float_tile::<S, Single, 1, 4>(args),
+            2 => float_tile::<S, Single, 1, 2>(args),
+            _ => float_tile::<S, Single, 1, 1>(args),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct FloatArgs {
+    weights: *const u8,
+    stride: usize,
+    x: *const f32,
+    k: usize,
+    acc: *mut f32,
+}
+
+unsafe fn float_tile<S: Dot, E: Element, const P: usize, const C: usize>(a: FloatArgs) {
+    let FloatArgs { weights, stride, x, k, acc } = a;
+    S::enter(FloatTile::<E, P, C> { weights, stride, x, k, acc, element: PhantomData });
+}
+
+/// `count` dense panels, `stride` bytes apart.
+#[derive(Clone, Copy)]
+pub(crate) struct DensePanels<'a> {
+    pub(crate) dtype: DType,
+    pub(crate) bytes: &'a [u8],
+    pub(crate) stride: usize,
+    pub(crate) count: usize,
+}
+
+/// Panels that are multiplied at once with so many columns: enough chains to hide the latency of one.
+pub(crate) fn panels_at_once(columns: usize) -> usize {
+    match columns {
+        1 => MOST_PANELS,
+        2 | 3 => 2,
+        _ => 1,
+    }
+}
+
+/// Dense panels times f32 columns `from..to`; gives the chains, `[panels][columns][16]`. More than one panel only as
+/// `panels_at_once` has it.
+///
+/// # Safety
+/// As for `Lanes`; `x` holds the prepared columns of the whole input.
+pub(crate) unsafe fn dense_panels<S: Dot>(
+    panels: DensePanels<'_>,
+    x: *const f32,
+    span: (usize, usize),
+    scratch: &mut Scratch,
+) -> *const f32 {
+    match panels.dtype {
+        DType::F16 => dense::<S, Half>(panels, x, span, scratch),
+        DType::BF16 => dense::<S, Brain>(panels, x, span, scratch),
+        _ => dense::<S, Single>(panels, x, span, scratch),
+    }
+}
+
+unsafe fn dense<S: Dot, E: Element>(
+    panels: DensePanels<'_>,
+    x: *const f32,
+    (from, to): (usize, usize),
+    scratch: &mut Scratch,
+) -> *const f32 {
+    let (k, columns) = (panels.stride / (E::SIZE * LANES), to - from);
+    let acc = scratch.zeroed_acc(panels.count * columns);
+    let weights = panels.bytes.as_ptr();
+    let args = FloatArgs { weights, stride: panels.stride, x: x.add(from * k), k, acc };
+    match (panels.count, columns) {
+        (4, 1) => float_tile::<S, E, 4, 1>(args),
+        (2, 2) => float_tile::<S, E, 2, 2>(args),
+        (1, 1) => float_tile::<S, E, 1, 1>(args),
+        (1, 2) => float_tile::<S, E, 1, 2>(args),
+        (1, 4) => float_tile::<S, E, 1, 4>(args),
+        (count, _) => {
+            for p in 0..count {
+                let panel = panels.bytes[p * panels.stride..].as_ptr();
+                let acc = acc.add(p * columns * LANES);
+                for at in (0..k).step_by(FLOAT_SLICE) {
+                    let steps = (k - at).min(FLOAT_SLICE);
+                    let out: *mut f32 = scratch.weights.as_mut_ptr().cast();
+                    let from_k = panel.add(at * LANES * E::SIZE);
+                    S::enter(Widen::<E> { from: from_k, to: out, count: steps, element: PhantomData });
+                    float_tiles::<S>((out, steps), (x, k, at), (from, to), acc);
+                }
+            }
+        }
+    }
+    acc
+}

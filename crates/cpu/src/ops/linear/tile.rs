@@ -1,0 +1,301 @@
+//! The inner loops of matrix products: one panel of sixteen rows times a tile of columns, each output one chain along K. The
+//! width of a tile, the instruction set and where a chain was cut in between change no bit. Knows no tensors.
+
+#![allow(unsafe_op_in_unsafe_fn)] // every unsafe function states its contract once
+
+use std::marker::PhantomData;
+
+use crate::ops::panel::{UNIT, Width, each_quad};
+use crate::simd::{Dot, Kernel, LANES, Lanes};
+
+/// How far ahead of the codes in use the next ones are asked for, in bytes.
+const AHEAD: usize = 2048;
+
+/// Int8 columns as a tile reads them: per unit of 32 k, one column beside the other.
+#[derive(Clone, Copy)]
+pub(crate) struct Columns {
+    /// `[units][C][32]`.
+    pub(crate) q: *mut i8,
+    /// Scale of a unit: `[units][C]`.
+    pub(crate) scale: *mut f32,
+    /// Σq of a unit: `[units][C]`.
+    pub(crate) sum: *mut i32,
+    /// Σq of its halves: `[units][2][C]`.
+    pub(crate) half_sum: *mut i32,
+    /// scale · Σq: `[units][C]`.
+    pub(crate) scaled: *mut f32,
+    /// scale · Σq of the halves: `[units][2][C]`.
+    pub(crate) half_scaled: *mut f32,
+}
+
+impl Columns {
+    /// The same columns from unit `u` on, in a tile of `c` columns.
+    pub(crate) fn from_unit(self, u: usize, c: usize) -> Columns {
+        Columns {
+            q: self.q.wrapping_add(u * c * UNIT),
+            scale: self.scale.wrapping_add(u * c),
+            sum: self.sum.wrapping_add(u * c),
+            half_sum: self.half_sum.wrapping_add(2 * u * c),
+            scaled: self.scaled.wrapping_add(u * c),
+            half_scaled: self.half_scaled.wrapping_add(2 * u * c),
+        }
+    }
+
+    /// The columns from number `c` on, `units` units each.
+    pub(crate) fn from_column(self, c: usize, units: usize) -> Columns {
+        Columns { q: self.q.wrapping_add(c * units * UNIT), ..self.from_unit(c * units, 1) }
+    }
+}
+
+/// A slice of K of one panel.
+#[derive(Clone, Copy)]
+pub(crate) struct Slice {
+    pub(crate) codes: *const u8,
+    /// Sixteen bytes; read for table levels only.
+    pub(crate) table: *const u8,
+    /// Code byte minus this is the level.
+    pub(crate) zero: i32,
+    /// `[blocks][16]`.
+    pub(crate) scales: *const f32,
+    /// As `scales`, or null.
+    pub(crate) biases: *const f32,
+    /// Units that share a scale, as a power of two. Not read where a scale serves half a unit.
+    pub(crate) units_per_scale_log2: u32,
+    pub(crate) units: usize,
+}
+
+/// One panel times `C` int8 columns over a slice of K. `HALVES`: a scale serves 16 k and not a multiple of 32.
+pub(crate) struct IntTile<W, const C: usize, const HALVES: bool> {
+    pub(crate) slice: Slice,
+    pub(crate) x: Columns,
+    /// The chains, `[C][16]`: read, continued, written.
+    pub(crate) acc: *mut f32,
+    pub(crate) width: PhantomData<W>,
+}
+
+impl<W: Width, const C: usize, const HALVES: bool> IntTile<W, C, HALVES> {
+    /// What the sums of a block start from: the zero of the codes, taken out for all its activations at once.
+    #[inline(always)]
+    unsafe fn start<S: Dot>(&self, sums: *const i32) -> [S::I; C] {
+        let own_zero = if W::RUN == 1 { S::WIDE_ZERO } else { 0 };
+        let lift = own_zero - self.slice.zero;
+        let mut acc = [S::izero(); C];
+        for c in 0..C {
+            acc[c] = S::isplat(*sums.add(c) * lift);
+        }
+        acc
+    }
+
+    /// Continues the chains by one block.
+    #[inline(always)]
+    unsafe fn chain<S: Dot>(&self, f: &mut [S::F; C], sums: [S::I; C], block: usize, x: (*const f32, *const f32)) {
+        let scale = S::load(self.slice.scales.add(block * LANES));
+        for c in 0..C {
+            f[c] = S::fma(S::to_f(sums[c]), S::mul(scale, S::splat(*x.0.add(c))), f[c]);
+        }
+        if !self.slice.biases.is_null() {
+            let bias = S::load(self.slice.biases.add(block * LANES));
+            for c in 0..C {
+                f[c] = S::fma(bias, S::splat(*x.1.add(c)), f[c]);
+            }
+        }
+    }
+}
+
+impl<W: Width, const C: usize, const HALVES: bool> Kernel for IntTile<W, C, HALVES> {
+    #[inline(always)]
+    unsafe fn run<S: Dot>(self) {
+        let s = &self.slice;
+        let late = S::NARROW && W::RUN > 1; // The start is added when a run closes.
+        let mut f = [S::splat(0.0); C];
+        for c in 0..C {
+            f[c] = S::load(self.acc.add(c * LANES));
+        }
+        for u in 0..s.units {
+            let unit = s.codes.add(u * W::BYTES);
+            if C <= 2 && W::BYTES < UNIT * LANES || C == 1 {
+                for line in 0..W::BYTES / 64 {
+                    S::prefetch(unit.wrapping_add(AHEAD + 64 * line));
+                }
+            }
+            let x = self.x.from_unit(u, C);
+            let (sums, scaled) = if HALVES { (x.half_sum, x.half_scaled) } else { (x.sum, x.scaled) };
+            let block = if HALVES { 2 * u } else { u >> s.units_per_scale_log2 };
+            let mut acc = if late { [S::izero(); C] } else { self.start::<S>(sums) };
+            let mut run = [S::open(acc[0]); C];
+            for c in 0..C {
+                run[c] = S::open(acc[c]);
+            }
+            each_quad!(S, W, unit, s.table, |AT, w| {
+                if W::RUN == 1 {
+                    for c in 0..C {
+                        acc[c] = S::step_wide(acc[c], w, x.q.add(c * UNIT + 4 * AT));
+                    }
+                } else {
+                    for c in 0..C {
+                        run[c] = S::step(run[c], w, x.q.add(c * UNIT + 4 * AT));
+                    }
+                }
+                let (done, half) = (AT + 1, HALVES && AT == 3);
+                if W::RUN > 1 && (half || done == 8 || (S::NARROW && done % W::RUN == 0)) {
+                    if late && (done == W::RUN || (HALVES && (done == 4 + W::RUN || (W::RUN >= 4 && done % 4 == 0)))) {
+                        acc = self.start::<S>(if HALVES && done > 4 { sums.add(C) } else { sums });
+                    }
+                    for c in 0..C {
+                        acc[c] = S::close(acc[c], run[c]);
+                        run[c] = S::open(acc[c]);
+                    }
+                }
+                if half {
+                    self.chain::<S>(&mut f, acc, block, (x.scale, scaled));
+                    if !late {
+                        acc = self.start::<S>(sums.add(C));
+                        for c in 0..C {
+                            run[c] = S::open(acc[c]);
+                        }
+                    }
+                }
+            });
+            let (block, scaled) = if HALVES { (block + 1, scaled.add(C)) } else { (block, scaled) };
+            self.chain::<S>(&mut f, acc, block, (x.scale, scaled));
+        }
+        for c in 0..C {
+            S::store(self.acc.add(c * LANES), f[c]);
+        }
+    }
+}
+
+/// An element type of dense panels.
+pub(crate) trait Element {
+    const SIZE: usize;
+    /// # Safety
+    /// As for `Lanes`; `p` is valid for sixteen elements.
+    unsafe fn load<S: Lanes>(p: *const u8) -> S::F;
+}
+
+/// f32.
+pub(crate) struct Single;
+/// f16.
+pub(crate) struct Half;
+/// bf16.
+pub(crate) struct Brain;
+
+impl Element for Single {
+    const SIZE: usize = 4;
+    #[inline(always)]
+    unsafe fn load<S: Lanes>(p: *const u8) -> S::F {
+        S::load(p.cast())
+    }
+}
+impl Element for Half {
+    const SIZE: usize = 2;
+    #[inline(always)]
+    unsafe fn load<S: Lanes>(p: *const u8) -> S::F {
+        S::load_f16(p.cast())
+    }
+}
+impl Element for Brain {
+    const SIZE: usize = 2;
+    #[inline(always)]
+    unsafe fn load<S: Lanes>(p: *const u8) -> S::F {
+        S::load_bf16(p.cast())
+    }
+}
+
+/// `P` dense panels times `C` f32 columns over `k` steps.
+pub(crate) struct FloatTile<E, const P: usize, const C: usize> {
+    /// `[k][16]` of the first panel.
+    pub(crate) weights: *const u8,
+    /// Bytes from panel to panel.
+    pub(crate) stride: usize,
+    /// `[k][C]`.
+    pub(crate) x: *const f32,
+    pub(crate) k: usize,
+    /// The chains, `[P][C][16]`: read, continued, written.
+    pub(crate) acc: *mut f32,
+    pub(crate) element: PhantomData<E>,
+}
+
+impl<E: Element, const P: usize, const C: usize> Kernel for FloatTile<E, P, C> {
+    #[inline(always)]
+    unsafe fn run<S: Dot>(self) {
+        let mut f = [[S::splat(0.0); C]; P];
+        for p in 0..P {
+            for c in 0..C {
+                f[p][c] = S::load(self.acc.add((p * C + c) * LANES));
+            }
+        }
+        for k in 0..self.k {
+            for p in 0..P {
+                let at = self.weights.wrapping_add(p * self.stride + k * LANES * E::SIZE);
+                if C == 1 {
+                    S::prefetch(at.wrapping_add(AHEAD));
+                }
+                let w = E::load::<S>(at);
+                for c in 0..C {
+                    f[p][c] = S::fma(w, S::splat(*self.x.add(k * C + c)), f[p][c]);
+                }
+            }
+        }
+        for p in 0..P {
+            for c in 0..C {
+                S::store(self.acc.add((p * C + c) * LANES), f[p][c]);
+            }
+        }
+    }
+}
+
+/// Widens `count` vectors of sixteen elements to f32.
+pub(crate) struct Widen<E> {
+    pub(crate) from: *const u8,
+    pub(crate) to: *mut f32,
+    pub(crate) count: usize,
+    pub(crate) element: PhantomData<E>,
+}
+
+impl<E: Element> Kernel for Widen<E> {
+    #[inline(always)]
+    unsafe fn run<S: Dot>(self) {
+        for i in 0..self.count {
+            S::store(self.to.add(i * LANES), E::load::<S>(self.from.add(i * LANES * E::SIZE)));
+        }
+    }
+}
+
+/// Moves finished chains of one panel to the results: + bias, then residual +.
+pub(crate) struct Finish {
+    /// `[columns][16]`.
+    pub(crate) acc: *const f32,
+    pub(crate) columns: usize,
+    /// Rows of the panel that exist, 1 to 16.
+    pub(crate) rows: usize,
+    /// Biases of the panel's rows, or null.
+    pub(crate) bias: *const f32,
+    /// Where the first column's results of this panel lie in the residual, or null.
+    pub(crate) residual: *const f32,
+    /// And in the result; it may be the same place.
+    pub(crate) y: *mut f32,
+    /// From column to column, in elements.
+    pub(crate) stride: usize,
+}
+
+impl Kernel for Finish {
+    #[inline(always)]
+    unsafe fn run<S: Dot>(self) {
+        let n = self.rows;
+        let whole = n == LANES;
+        let load = |p: *const f32| if whole { S::load(p) } else { S::load_n(p, n) };
+        let bias = if self.bias.is_null() { S::splat(0.0) } else { load(self.bias) };
+        for c in 0..self.columns {
+            let mut v = S::load(self.acc.add(c * LANES));
+            if !self.bias.is_null() {
+                v = S::add(v, bias);
+            }
+            if !self.residual.is_null() {
+                v = S::add(load(self.residual.add(c * self.stride)), v);
+            }
+            let y = self.y.add(c * self.stride);
+            if whole { S::store(y, v) } else { S::store_n(y, n, v) }
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Scales of a panel: each field of the format's scale unit lies for sixteen rows side by side, and is decoded to f32 lanes
+//! right before use. The layouts of the units are those of `reverie_tensor::form::Scales`. Knows nothing of codes.
+
+#![allow(unsafe_op_in_unsafe_fn)] // every unsafe function states its contract once
+
+use reverie_tensor::{DType, Grouped, Scales};
+
+use crate::simd::{Dot, Kernel, LANES, Lanes};
+
+/// Widths in bytes of the fields that a unit of scale bytes is moved by.
+fn fields(scales: Scales) -> &'static [usize] {
+    match scales {
+        Scales::Float(d) => if d.size() == 4 { &[4] } else { &[2] },
+        Scales::FloatBias(d) => if d.size() == 4 { &[4, 4] } else { &[2, 2] },
+        Scales::Exponent => &[1],
+        Scales::Nibbles16 => &[2, 2, 4, 4, 4, 4],
+        Scales::Six16 => &[2, 4, 4, 4],
+        Scales::Six8 => &[2, 2, 4, 4, 4],
+        Scales::Byte16 => &[2, 4, 4, 4, 4],
+    }
+}
+
+/// Sixteen rows of `SIZE`-byte elements, `row` bytes each, to `[K][16]`.
+pub(super) fn interleave<const SIZE: usize>(rows: &[u8], row: usize, out: &mut [u8]) {
+    for (k, out) in out.chunks_exact_mut(SIZE * LANES).enumerate() {
+        for (r, out) in out.chunks_exact_mut(SIZE).enumerate() {
+            out.copy_from_slice(&rows[r * row + k * SIZE..][..SIZE]);
+        }
+    }
+}
+
+/// Calls `f` for each field of sixteen rows: where it lies in a row's scale bytes, where in the panel's, its width.
+fn each_field(scales: Scales, row: usize, mut f: impl FnMut(usize, usize, usize)) {
+    let mut at = 0;
+    while at < row {
+        for &width in fields(scales) {
+            f(at, at * LANES, width);
+            at += width;
+        }
+    }
+}
+
+/// Sixteen rows of scale bytes, `row` bytes each, to the panel's order.
+pub(super) fn pack(g: &Grouped, rows: &[u8], row: usize, out: &mut [u8]) {
+    each_field(g.scales, row, |from, to, width| {
+        for r in 0..LANES {
+            out[to + r * width..][..width].copy_from_slice(&rows[r * row + from..][..width]);
+        }
+    });
+}
+
+/// The scale bytes of row `r` of a panel.
+pub(super) fn unpack_row(g: &Grouped, panel: &[u8], r: usize, out: &mut [u8]) {
+    each_field(g.scales, out.len(), |to, from, width| {
+        out[to..to + width].copy_from_slice(&panel[from + r * width..][..width]);
+    });
+}
+
+/// Decodes a panel's scales to f32: per block sixteen scales, and sixteen biases where the format has them.
+pub(crate) struct DecodeScales {
+    pub(crate) kind: Scales,
+    /// The first scale unit.
+    pub(crate) bytes: *const u8,
+    /// Scale units to decode.
+    pub(crate) units: usize,
+    /// `[blocks][16]`.
+    pub(crate) scales: *mut f32,
+    /// As `scales`; written only if the format has biases.
+    pub(crate) biases: *mut f32,
+}
+
+impl Kernel for DecodeScales {
+    #[inline(always)]
+    unsafe fn run<S: Dot>(self) {
+        let per_unit = match self.kind {
+            Scales::Float(_) | Scales::FloatBias(_) | Scales::Exponent => 1,
+            Scales::Six8 => 8,
+            Scales::Nibbles16 | Scales::Six16 | Scales::Byte16 => 16,
+        };
+        let bytes = LANES * self.kind.unit_bytes();
+        for u in 0..self.units {
+            let at = u * per_unit * LANES;
+            let out = Out { scales: self.scales.wrapping_add(at), biases: self.biases.wrapping_add(at) };
+            let unit = self.bytes.add(u * bytes);
+            match self.kind {
+                Scales::Float(d) => out.scale::<S>(0, float::<S>(d, unit)),
+                Scales::FloatBias(d) => {
+                    out.scale::<S>(0, float::<S>(d, unit));
+                    out.bias::<S>(0, float::<S>(d, unit.add(LANES * d.size())));
+                }
+                Scales::Exponent => out.scale::<S>(0, exponent::<S>(S::iload_u8(unit))),
+                Scales::Nibbles16 => nibbles16::<S>(unit, out),
+                Scales::Six16 => six16::<S>(unit, out),
+                Scales::Six8 => six8::<S>(unit, out),
+                Scales::Byte16 => byte16::<S>(unit, out),
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Out {
+    scales: *mut f32,
+    biases: *mut f32,
+}
+
+impl Out {
+    #[inline(always)]
+    unsafe fn scale<S: Dot>(self, block: usize, v: S::F) {
+        S::store(self.scales.add(block * LANES), v);
+    }
+    #[inline(always)]
+    unsafe fn bias<S: Dot>(self, block: usize, v: S::F) {
+        S::store(self.biases.add(block * LANES), v);
+    }
+}
+
+#[inline(always)]
+unsafe fn float<S: Dot>(d: DType, p: *const u8) -> S::F {
+    match d {
+        DType::F16 => S::load_f16(p.cast()),
+        DType::BF16 => S::load_bf16(p.cast()),
+        _ => S::load(p.cast()),
+    }
+}
+
+/// 2^(e - 128) as a product of two powers in the normal range, so that the two subnormal ones come out too.
+#[inline(always)]
+unsafe fn exponent<S: Dot>(e: S::I) -> S::F {
+    let low = S::ishr(e, 1);
+    let power = |v| S::pow2i(S::sub(S::to_f(v), S::splat(64.0)));
+    S::mul(power(low), power(S::isub(e, low)))
+}
+
+/// `bits` bits of each lane, from bit `at`.
+#[inline(always)]
+unsafe fn field<S: Dot>(v: S::I, at: i32, bits: i32) -> S::I {
+    S::iand(S::ishr(v, at), S::isplat((1 << bits) - 1))
+}
+
+/// Word `i` of a unit whose words begin after `head` bytes of each row.
+#[inline(always)]
+unsafe fn word<S: Dot>(unit: *const u8, head: usize, i: usize) -> S::I {
+    S::iload(unit.add(LANES * (head + 4 * i)).cast())
+}
+
+/// d and -dmin, the first two fields: -(dmin·m) and (-dmin)·m are the same number.
+#[inline(always)]
+unsafe fn two_heads<S: Dot>(unit: *const u8) -> (S::F, S::F) {
+    let dmin = S::load_f16(unit.add(2 * LANES).cast());
+    (S::load_f16(unit.cast()), S::mul(dmin, S::splat(-1.0)))
+}
+
+#[inline(always)]
+unsafe fn nibbles16<S: Dot>(unit: *const u8, out: Out) {
+    let (d, minus) = two_heads::<S>(unit);
+    for i in 0..4 {
+        let w = word::<S>(unit, 4, i);
+        for j in 0..4 {
+            let at = 8 * j as i32;
+            out.scale::<S>(4 * i + j, S::mul(d, S::to_f(field::<S>(w, at, 4))));
+            out.bias::<S>(4 * i + j, S::mul(minus, S::to_f(field::<S>(w, at + 4, 4))));
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn six16<S: Dot>(unit: *const u8, out: Out) {
+    let d = S::load_f16(unit.cast());
+    let high = word::<S>(unit, 2, 2);
+    for i in 0..2 {
+        let low = word::<S>(unit, 2, i);
+        for j in 0..4 {
+            for half in 0..2 {
+                // Scale i·4 + j has its low bits in the low nibble, scale i·4 + j + 8 in the high one.
+                let s = 8 * half + 4 * i + j;
+                let v = field::<S>(low, (8 * j + 4 * half) as i32, 4);
+                let h = field::<S>(high, (8 * (s % 4) + 2 * (s / 4)) as i32, 2);
+                let v = S::isub(S::ior(v, S::ishl(h, 4)), S::isplat(32));
+                out.scale::<S>(s, S::mul(d, S::to_f(v)));
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn six8<S: Dot>(unit: *const u8, out: Out) {
+    let (d, minus) = two_heads::<S>(unit);
+    let (a, b, c) = (word::<S>(unit, 4, 0), word::<S>(unit, 4, 1), word::<S>(unit, 4, 2));
+    for j in 0..4 {
+        let at = 8 * j as i32;
+        out.scale::<S>(j, S::mul(d, S::to_f(field::<S>(a, at, 6))));
+        out.bias::<S>(j, S::mul(minus, S::to_f(field::<S>(b, at, 6))));
+        let scale = S::ior(field::<S>(c, at, 4), S::ishl(field::<S>(a, at + 6, 2), 4));
+        let least = S::ior(field::<S>(c, at + 4, 4), S::ishl(field::<S>(b, at + 6, 2), 4));
+        out.scale::<S>(j + 4, S::mul(d, S::to_f(scale)));
+        out.bias::<S>(j + 4, S::mul(minus, S::to_f(least)));
+    }
+}
+
+#[inline(always)]
+unsafe fn byte16<S: Dot>(unit: *const u8, out: Out) {
+    let d = S::load_f16(unit.cast());
+    for i in 0..4 {
+        let w = word::<S>(unit, 2, i);
+        for j in 0..4 {
+            let v = S::isar(S::ishl(w, 24 - 8 * j as i32), 24);
+            out.scale::<S>(4 * i + j, S::mul(d, S::to_f(v)));
+        }
+    }
+}

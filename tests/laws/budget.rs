@@ -1,0 +1,43 @@
+//! The byte budget: a forecast is what a run then takes, and what would not fit is refused before it starts.
+
+use reverie::rooms::engine::EngineSpec;
+use reverie::rooms::tensor::Class;
+use reverie::{Check, Go, Loader};
+
+use crate::fixtures::{ids, load, name, oracles};
+
+#[test]
+fn the_forecast_is_what_the_run_takes() {
+    for path in oracles() {
+        let loader = Loader { threads: Some(1), check: Check::Always, ..Loader::default() };
+        let loaded = load(&loader, &path);
+        let engine = loaded.engine();
+        let context = 200;
+        let forecast = engine.forecast(context, 1).expect("forecast").expect("checked");
+        let memory = engine.model().backend().memory();
+        memory.reset_peak();
+        let mut session = loaded.session();
+        session.sync(&ids(context, engine.model().plan().vocab, 5), &mut |_| Go::On).expect("sync");
+        let usage = memory.usage();
+        assert_eq!(forecast.weights_bytes, usage.of(Class::Weights), "{}: weights", name(&path));
+        assert_eq!(forecast.peak_bytes, usage.peak, "{}: peak", name(&path));
+    }
+}
+
+#[test]
+fn a_budget_of_the_forecast_holds_and_one_byte_less_is_refused() {
+    let path = crate::fixtures::root().join("qwen3");
+    let free = load(&Loader { threads: Some(1), check: Check::Always, ..Loader::default() }, &path);
+    let need = free.engine().forecast(300, 1).expect("forecast").expect("checked").peak_bytes;
+    let with = |bytes: u64| {
+        let engine = EngineSpec { memory: Some(bytes), ..EngineSpec::default() };
+        load(&Loader { threads: Some(1), engine, ..Loader::default() }, &path)
+    };
+    let tokens = ids(300, 272, 6);
+    let enough = with(need);
+    enough.session().sync(&tokens, &mut |_| Go::On).expect("fits");
+    let short = with(need - 1);
+    let refused = short.session().sync(&tokens, &mut |_| Go::On).expect_err("does not fit").to_string();
+    assert!(refused.contains("300") && refused.contains("--memory"), "{refused}");
+    assert_eq!(short.engine().model().backend().memory().usage().of(Class::State), 0, "refused before it started");
+}
