@@ -1,16 +1,21 @@
-//! Speed of the operations that are not products: attention at depth, attention prefill, the gated delta rule. Each against
-//! a plain read in the same run, so that a busy machine shows in both; the share of the time in which the process had its cores
-//! is printed beside. Usage: `ops [seconds a row] [instruction set] [threads] [words that a row starts with]`.
+//! Speed of the operations that are not products: attention at depth, attention prefill, the gated delta rule. Each
+//! against a plain read in the same run, so that a busy machine shows in both; the share of the time in which the
+//! process had its cores is printed beside. Usage: `ops [seconds a row] [instruction set] [threads] [words that a row
+//! starts with]`.
 
 use std::time::{Duration, Instant};
 
 use reverie_cpu::{Cpu, CpuSpec, Isa, pool::Pool};
 use reverie_tensor::backend::{HeadOrder, PAGE_TOKENS};
 use reverie_tensor::{
-    AttendSpec, Backend, Class, DType, DeltaSpec, KvSegment, KvSpec, KvTarget, Numerics, Result, StateSegment, Tensor,
+    Act, AttendSpec, Backend, Class, ConvSpec, DType, DeltaSpec, KvSegment, KvSpec, KvTarget, Norm, NormKind, Numerics,
+    Result, Rope, RopeLayout, StateSegment, Tensor,
 };
 
-const HEADS: (usize, usize, usize) = (16, 8, 128);
+/// Query heads, key heads, width of a head.
+type Heads = (usize, usize, usize);
+
+const HEADS: Heads = (16, 8, 128);
 
 /// Seconds of a call, repeated for a while.
 struct Timing {
@@ -77,8 +82,7 @@ fn probe(threads: usize, budget: Duration) -> Result<f64> {
     Ok(bytes.len() as f64 * 8.0 / timing.best / 1e9)
 }
 
-fn attention(dtype: DType) -> AttendSpec {
-    let (h, g, d) = HEADS;
+fn attention((h, g, d): Heads, dtype: DType) -> AttendSpec {
     let kv = KvSpec { n_heads: g, k_dim: d, v_dim: d, dtype };
     AttendSpec { n_heads: h, kv, scale: 1.0 / (d as f32).sqrt(), softcap: None, window: None, sinks: None }
 }
@@ -92,13 +96,13 @@ fn pages(cpu: &Cpu, spec: &KvSpec, keys: usize) -> Result<Vec<Tensor>> {
     Ok(pages)
 }
 
-fn decode(cpu: &Cpu, dtype: DType, depth: usize, budget: Duration, read: f64) -> Result<()> {
-    let spec = attention(dtype);
-    let bytes = 2 * HEADS.1 * HEADS.2 * depth * dtype.size();
+fn decode(cpu: &Cpu, (heads, dtype, depth): (Heads, DType, usize), budget: Duration, read: f64) -> Result<()> {
+    let spec = attention(heads, dtype);
+    let bytes = 2 * heads.1 * heads.2 * depth * dtype.size();
     // As many layers as leave the caches cold, as the weights between them would.
     let layers = ((160 << 20) / bytes).clamp(2, 28);
     let layers = (0..layers).map(|_| pages(cpu, &spec.kv, depth)).collect::<Result<Vec<_>>>()?;
-    let q = tensor(cpu, &[1, HEADS.0, HEADS.2], 1.0)?;
+    let q = tensor(cpu, &[1, heads.0, heads.2], 1.0)?;
     let mut layer = (0..layers.len()).cycle();
     let timing = time(budget, || {
         let pages = &layers[layer.next().unwrap_or(0)];
@@ -110,12 +114,11 @@ fn decode(cpu: &Cpu, dtype: DType, depth: usize, budget: Duration, read: f64) ->
 }
 
 fn prefill(cpu: &Cpu, dtype: DType, (start, rows): (usize, usize), budget: Duration) -> Result<()> {
-    let spec = attention(dtype);
+    let spec = attention(HEADS, dtype);
     let pages = pages(cpu, &spec.kv, start + rows)?;
     let q = tensor(cpu, &[rows, HEADS.0, HEADS.2], 1.0)?;
-    let timing = time(budget, || {
-        cpu.attend(&q, &[KvSegment { rows: 0..rows, start, pages: &pages }], &spec).map(drop)
-    })?;
+    let timing =
+        time(budget, || cpu.attend(&q, &[KvSegment { rows: 0..rows, start, pages: &pages }], &spec).map(drop))?;
     // q·k and weights·v over the keys that each row sees.
     let seen: usize = (start + 1..=start + rows).sum();
     println!("{timing} {:5.1} GMAC/s", (2 * HEADS.0 * HEADS.2 * seen) as f64 / 1e9 / timing.best);
@@ -155,6 +158,45 @@ fn delta(cpu: &Cpu, rows: usize, budget: Duration, read: f64) -> Result<()> {
     Ok(())
 }
 
+/// The light operations, at the sizes of a 0.6B model.
+fn others(cpu: &Cpu, rows: usize, budget: Duration) -> Result<()> {
+    let row = |name: &str, elements: usize, timing: Timing| {
+        println!("    {name:38}{timing} {:5.2} G elements/s", (rows * elements) as f64 / timing.best / 1e9);
+    };
+    let (h, g, d) = HEADS;
+    let x = tensor(cpu, &[rows, 1024], 1.0)?;
+    let norm = Norm { kind: NormKind::Rms, weight: Some(tensor(cpu, &[1024], 1.0)?), bias: None, eps: 1e-6 };
+    row("RMS norm", 1024, time(budget, || cpu.norm(&x, &norm).map(drop))?);
+    let (gate, up) = (tensor(cpu, &[rows, 3072], 3.0)?, tensor(cpu, &[rows, 3072], 1.0)?);
+    row("glu, silu", 3072, time(budget, || cpu.glu(&gate, &up, Act::Silu).map(drop))?);
+    row("glu, gelu tanh", 3072, time(budget, || cpu.glu(&gate, &up, Act::GeluTanh).map(drop))?);
+    row("glu, gelu", 3072, time(budget, || cpu.glu(&gate, &up, Act::Gelu).map(drop))?);
+    let freqs = (0..d / 2).map(|i| 1e6f32.powf(-2.0 * i as f32 / d as f32)).collect();
+    let rope = Rope { freqs, magnitude: 1.0, layout: RopeLayout::Halves };
+    let positions: Vec<u32> = (0..rows as u32).map(|p| p + 3000).collect();
+    let mut turned = Some(tensor(cpu, &[rows, h, d], 1.0)?);
+    let timing = time(budget, || {
+        if let Some(q) = turned.take() {
+            turned = Some(cpu.rope(q, &positions, &rope)?);
+        }
+        Ok(())
+    })?;
+    row("rope", h * d, timing);
+    let spec = attention(HEADS, DType::F16).kv;
+    let (k, v) = (tensor(cpu, &[rows, g, d], 1.0)?, tensor(cpu, &[rows, g, d], 1.0)?);
+    let mut pages = pages(cpu, &spec, rows + 30)?;
+    let timing =
+        time(budget, || cpu.kv_write(&k, &v, &mut [KvTarget { rows: 0..rows, start: 30, pages: &mut pages }], &spec))?;
+    row("kv write", 2 * g * d, timing);
+    let channels = 8192;
+    let spec = ConvSpec { taps: tensor(cpu, &[4, channels], 1.0)?, bias: None, act: Some(Act::Silu) };
+    let (x, mut state) = (tensor(cpu, &[rows, channels], 1.0)?, tensor(cpu, &[3, channels], 1.0)?);
+    let timing =
+        time(budget, || cpu.conv(&x, &mut [StateSegment { rows: 0..rows, state: &mut state }], &spec).map(drop))?;
+    row("conv, 4 taps, silu", channels, timing);
+    Ok(())
+}
+
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let budget = Duration::from_secs_f64(args.first().and_then(|s| s.parse().ok()).unwrap_or(0.4));
@@ -162,25 +204,40 @@ fn main() -> Result<()> {
     let row = |name: String| {
         let wanted = args.get(3).is_none_or(|a| name.starts_with(a.as_str()));
         if wanted {
-            print!("  {name:32}");
+            print!("  {name:40}");
         }
         wanted
     };
-    for isa in Isa::available().into_iter().rev().filter(|i| args.get(1).is_none_or(|a| i.name().starts_with(a.as_str()))) {
+    for isa in
+        Isa::available().into_iter().rev().filter(|i| args.get(1).is_none_or(|a| i.name().starts_with(a.as_str())))
+    {
         for threads in [1, 2].into_iter().filter(|&t| wanted_threads.is_none_or(|w| w == t)) {
             let cpu = Cpu::new(CpuSpec { threads: Some(threads), numerics: Numerics::Exact, isa: Some(isa) })?;
             let read = probe(threads, budget)?;
             println!("{}, {threads} threads: read probe {read:.1} GB/s", isa.name());
-            for (dtype, depth) in
-                [(DType::F16, 128), (DType::F16, 1024), (DType::F16, 4096), (DType::BF16, 4096), (DType::F32, 4096)]
-            {
-                if row(format!("attend decode {dtype} depth {depth}")) {
-                    decode(&cpu, dtype, depth, budget, read)?;
+            for (heads, dtype, depth) in [
+                (HEADS, DType::F16, 128),
+                (HEADS, DType::F16, 1024),
+                (HEADS, DType::F16, 4096),
+                (HEADS, DType::BF16, 4096),
+                (HEADS, DType::F32, 4096),
+                ((8, 2, 256), DType::F16, 4096),
+                ((4, 1, 256), DType::F16, 4096),
+                ((32, 4, 64), DType::F16, 4096),
+            ] {
+                if row(format!("attend decode {dtype} {}/{}×{} depth {depth}", heads.0, heads.1, heads.2)) {
+                    decode(&cpu, (heads, dtype, depth), budget, read)?;
                 }
             }
             for (start, rows) in [(0, 512), (3584, 512)] {
                 if row(format!("attend prefill f16 {start}+{rows}")) {
                     prefill(&cpu, DType::F16, (start, rows), budget)?;
+                }
+            }
+            for rows in [1, 512] {
+                if row(format!("others {rows} rows")) {
+                    println!();
+                    others(&cpu, rows, budget)?;
                 }
             }
             for rows in [1, 512] {

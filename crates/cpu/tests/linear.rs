@@ -5,7 +5,8 @@ mod synthetic;
 
 use reverie_cpu::{Cpu, CpuSpec, Isa};
 use reverie_tensor::{
-    Act, Backend, Class, DType, Form, Grouped, Input, Levels, Norm, NormKind, Numerics, Scales, Tensor, Weight, reference,
+    Act, Backend, Class, DType, Form, Grouped, Input, Levels, Norm, NormKind, Numerics, Scales, Tensor, Weight,
+    reference,
 };
 use synthetic::{Random, Synthetic, all_forms};
 
@@ -62,7 +63,12 @@ fn every_form_equals_the_reference_on_every_instruction_set() {
 fn shapes_rows_and_threads_change_no_bit() {
     let mut random = Random::new(2);
     let forms = [
-        Form::Grouped(Grouped { bits: 4, levels: Levels::Offset(0), block: 64, scales: Scales::FloatBias(DType::BF16) }),
+        Form::Grouped(Grouped {
+            bits: 4,
+            levels: Levels::Offset(0),
+            block: 64,
+            scales: Scales::FloatBias(DType::BF16),
+        }),
         Form::Grouped(Grouped { bits: 8, levels: Levels::Offset(128), block: 32, scales: Scales::Float(DType::F16) }),
         Form::Grouped(Grouped { bits: 6, levels: Levels::Offset(32), block: 16, scales: Scales::Byte16 }),
         Form::Dense(DType::BF16),
@@ -79,7 +85,12 @@ fn shapes_rows_and_threads_change_no_bit() {
                         let cpu = cpu(isa, threads, numerics);
                         let weight = cpu.pack(&source, None).unwrap();
                         let got = bits(&product(&cpu, &x, t, &weight));
-                        assert_eq!(got, want, "{form:?} {numerics:?} {} [{n}, {k}] T={t} threads={threads}", isa.name());
+                        assert_eq!(
+                            got,
+                            want,
+                            "{form:?} {numerics:?} {} [{n}, {k}] T={t} threads={threads}",
+                            isa.name()
+                        );
                     }
                 }
             }
@@ -99,7 +110,11 @@ fn dense_rows_may_have_any_length() {
                 let cpu = cpu(isa, 2, Numerics::Int8);
                 let weight = cpu.pack(&source, None).unwrap();
                 for t in [1, 2, 4, 8, 11] {
-                    assert_eq!(bits(&product(&cpu, &x[..t * k], t, &weight)), want[..t * n], "{dtype} [{n}, {k}] T={t}");
+                    assert_eq!(
+                        bits(&product(&cpu, &x[..t * k], t, &weight)),
+                        want[..t * n],
+                        "{dtype} [{n}, {k}] T={t}"
+                    );
                 }
             }
         }
@@ -157,7 +172,8 @@ fn inputs_are_prepared_alike_for_one_row_and_many_on_every_instruction_set() {
             ];
             let all = |rows: std::ops::Range<usize>| -> Vec<Vec<u32>> {
                 let span = rows.start * k..rows.end * k;
-                let (a, b) = (tensor(&cpu, &x[span.clone()], &[rows.len(), k]), tensor(&cpu, &other[span], &[rows.len(), k]));
+                let (a, b) =
+                    (tensor(&cpu, &x[span.clone()], &[rows.len(), k]), tensor(&cpu, &other[span], &[rows.len(), k]));
                 let inputs = [
                     Input::Plain(&a),
                     Input::Normed(&a, &norms[0]),
@@ -191,7 +207,12 @@ fn a_norm_on_the_way_in_is_the_norm_and_then_the_product() {
     for isa in Isa::available() {
         let cpu = cpu(isa, 1, Numerics::Int8);
         let weights = pair(&cpu, k);
-        let norm = Norm { kind: NormKind::Rms, weight: Some(tensor(&cpu, &random.activations(k), &[k])), bias: None, eps: 1e-6 };
+        let norm = Norm {
+            kind: NormKind::Rms,
+            weight: Some(tensor(&cpu, &random.activations(k), &[k])),
+            bias: None,
+            eps: 1e-6,
+        };
         let x = tensor(&cpu, &x, &[t, k]);
         let normed = cpu.norm(&x, &norm).unwrap();
         for weight in &weights {

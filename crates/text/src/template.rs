@@ -99,7 +99,7 @@ impl ChatTemplate {
             variables.push((name, json::to_value(argument)));
         }
         let own = [
-            ("messages", json::list(request.messages)),
+            ("messages", request.messages.iter().map(message).collect()),
             ("tools", none_if_empty(request.tools)),
             ("documents", none_if_empty(request.documents)),
             ("add_generation_prompt", Value::from(request.generation_prompt == GenerationPrompt::Add)),
@@ -126,6 +126,19 @@ fn on_deep_stack<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> 
             .map_err(|e| broken(format!("cannot reserve {STACK_BYTES} bytes of address space for a stack: {e}")))?;
         handle.join().unwrap_or_else(|_| Err(broken("the template engine gave up".into())))
     })
+}
+
+/// A message with its thoughts under every name that templates read them by, as `transformers` hands it over
+/// (`_alias_reasoning_fields` in utils/chat_template_utils.py).
+fn message(message: &Json) -> Value {
+    let thoughts = ["reasoning_content", "thinking", "reasoning"]
+        .into_iter()
+        .find_map(|name| message.get(name).filter(|v| !v.is_null()));
+    let (Some(thoughts), Some(members)) = (thoughts, message.as_object()) else { return json::to_value(message) };
+    let mut aliased = Map::from_iter([("thinking".to_owned(), thoughts.clone())]);
+    aliased.extend(members.iter().map(|(name, member)| (name.clone(), member.clone())));
+    aliased.insert("reasoning_content".into(), thoughts.clone());
+    json::to_value(&Json::Object(aliased))
 }
 
 fn none_if_empty(list: &[Json]) -> Value {

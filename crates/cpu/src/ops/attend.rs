@@ -1,6 +1,6 @@
 //! Causal attention over pages. Tiles are pages at absolute positions; `SPAN_PAGES` pages make one chain of the online
-//! softmax, and chains are merged from left to right, whether one thread walked them or several. Which rows share a block and
-//! which thread takes it changes no bit. Knows nothing of how keys came into their pages.
+//! softmax, and chains are merged from left to right, whether one thread walked them or several. Which rows share a
+//! block and which thread takes it changes no bit. Knows nothing of how keys came into their pages.
 
 mod tile;
 
@@ -23,8 +23,8 @@ use tile::{Pair, Running, Tile};
 /// Tokens of one chain of the online softmax.
 const SPAN_TOKENS: usize = SPAN_PAGES * PAGE_TOKENS;
 
-/// Pairs (position, query head) of one block at most, where one position has fewer heads per key head than this. Their running
-/// values and queries stay in the second-level cache beside a page.
+/// Pairs (position, query head) of one block at most, where one position has fewer heads per key head than this. Their
+/// running values and queries stay in the second-level cache beside a page.
 const BLOCK_PAIRS: usize = 64;
 
 /// How a call is cut, from its sizes alone.
@@ -169,8 +169,14 @@ fn blocks<'a>(segments: &'a [KvSegment<'_>], heads: usize, block_rows: usize) ->
     blocks
 }
 
-/// One task a thread, each taking block after block and walking its chains one after another in its own piece of the workspace.
-fn by_block(cpu: &Cpu, call: &Call<'_>, blocks: &[Block<'_>], (work, out): (&split::Parts<'_, f32>, &split::Parts<'_, f32>)) {
+/// One task a thread, each taking block after block and walking its chains one after another in its own piece of the
+/// workspace.
+fn by_block(
+    cpu: &Cpu,
+    call: &Call<'_>,
+    blocks: &[Block<'_>],
+    (work, out): (&split::Parts<'_, f32>, &split::Parts<'_, f32>),
+) {
     let (cut, next) = (call.cut, AtomicUsize::new(0));
     let piece = cut.workspace / cpu.threads();
     cpu.pool.run(cpu.threads().min(blocks.len()), &|slot| {
@@ -192,7 +198,12 @@ fn by_block(cpu: &Cpu, call: &Call<'_>, blocks: &[Block<'_>], (work, out): (&spl
 }
 
 /// One task a chain, then the merges, in the order that `by_block` has.
-fn by_span(cpu: &Cpu, call: &Call<'_>, blocks: &[Block<'_>], (work, out): (&split::Parts<'_, f32>, &split::Parts<'_, f32>)) {
+fn by_span(
+    cpu: &Cpu,
+    call: &Call<'_>,
+    blocks: &[Block<'_>],
+    (work, out): (&split::Parts<'_, f32>, &split::Parts<'_, f32>),
+) {
     let (cut, window) = (call.cut, call.spec.window);
     // Chain s of a block lies after its chains before s, and a block after the blocks before it.
     let (mut tasks, mut at) = (Vec::new(), 0);
@@ -312,11 +323,16 @@ unsafe fn chain_of<S: Lanes, E: Element>(call: &Call<'_>, block: &Block<'_>, spa
         for pair in 0..n * cut.per_head {
             running(pair).open::<S>();
         }
-        let pages = block.keys(0, spec.window).start / PAGE_TOKENS..block.keys(n - 1, spec.window).end.div_ceil(PAGE_TOKENS);
-        for page in pages.start.max(span * SPAN_PAGES)..pages.end.min((span + 1) * SPAN_PAGES) {
+        let pages =
+            block.keys(0, spec.window).start / PAGE_TOKENS..block.keys(n - 1, spec.window).end.div_ceil(PAGE_TOKENS);
+        let own = pages.start.max(span * SPAN_PAGES)..pages.end.min((span + 1) * SPAN_PAGES);
+        // The next chain is this thread's too, unless chains are tasks.
+        let walked = if cut.by_span { own.end } else { pages.end };
+        for page in own {
             let Some(bytes) = block.pages[page].host_bytes() else { return };
-            let next = block.pages[..pages.end].get(page + 1).and_then(Tensor::host_bytes).unwrap_or(bytes);
-            let [keys, next] = [bytes, next].map(|b| b.as_ptr().cast::<E>().wrapping_add(block.head * kv.head_elements()));
+            let next = block.pages[..walked].get(page + 1).and_then(Tensor::host_bytes).unwrap_or(bytes);
+            let [keys, next] =
+                [bytes, next].map(|b| b.as_ptr().cast::<E>().wrapping_add(block.head * kv.head_elements()));
             let tile = Tile {
                 keys,
                 values: keys.add(kv.k_dim * PAGE_TOKENS),

@@ -1,5 +1,5 @@
-//! Depthwise causal convolution over time: lanes are channels, each sum one chain over the taps, oldest first. Knows a slot of
-//! the last inputs and nothing else of the sequence.
+//! Depthwise causal convolution over time: lanes are channels, each sum one chain over the taps, oldest first. Knows a
+//! slot of the last inputs and nothing else of the sequence.
 
 use std::ops::Range;
 
@@ -8,6 +8,9 @@ use reverie_tensor::{Act, ConvSpec, Error, Result, StateSegment, Tensor};
 use super::{host, split};
 use crate::simd::{LANES, Lanes, math};
 use crate::{Cpu, dispatch};
+
+/// Longest kernel: where its inputs lie is held on the stack.
+const MOST_TAPS: usize = 16;
 
 /// One sequence's part of a call.
 struct Line<'a> {
@@ -32,8 +35,9 @@ pub(crate) fn run(cpu: &Cpu, x: &Tensor, segments: &mut [StateSegment<'_>], spec
     let &[kernel, channels] = spec.taps.dims() else {
         return Err(Error::shape("conv", spec.taps.shape(), "[kernel, C]"));
     };
-    if x.width() != channels || kernel == 0 || channels == 0 {
-        return Err(Error::shape("conv", (x.shape(), spec.taps.shape()), "x [T, C] and taps [kernel, C]"));
+    if x.width() != channels || channels == 0 || kernel == 0 || kernel > MOST_TAPS {
+        let expected = format!("x [T, C] and taps [1 to {MOST_TAPS}, C]");
+        return Err(Error::shape("conv", (x.shape(), spec.taps.shape()), expected));
     }
     let values = host::f32s("conv", x)?;
     let taps = host::f32s("conv", &spec.taps)?;
@@ -62,7 +66,10 @@ pub(crate) fn run(cpu: &Cpu, x: &Tensor, segments: &mut [StateSegment<'_>], spec
         split::ranges(cpu, channels.div_ceil(LANES), weight, &|blocks| {
             let span = blocks.start * LANES..(blocks.end * LANES).min(channels);
             let out = &out;
-            dispatch!(cpu.isa, convolve(call: Call<'_>, line: &Line<'_>, span: Range<usize>, out: &split::Parts<'_, f32>));
+            dispatch!(
+                cpu.isa,
+                convolve(call: Call<'_>, line: &Line<'_>, span: Range<usize>, out: &split::Parts<'_, f32>)
+            );
         });
     }
     Ok(y)
@@ -78,17 +85,21 @@ unsafe fn convolve<S: Lanes>(call: Call<'_>, line: &Line<'_>, span: Range<usize>
     unsafe {
         for (t, row) in rows.clone().enumerate() {
             let y = out.part(row * channels + span.start..row * channels + span.end);
+            let mut inputs = [x.as_ptr(); MOST_TAPS];
+            for (tap, input) in inputs.iter_mut().enumerate().take(kernel) {
+                *input = if t + tap < past {
+                    let from = (t + tap) * channels;
+                    line.state.part(from + span.start..from + span.end).as_ptr()
+                } else {
+                    x.as_ptr().add((rows.start + t + tap - past) * channels + span.start)
+                };
+            }
             for c in (0..width).step_by(LANES) {
                 let (at, n) = (span.start + c, width - c);
-                let mut acc = S::splat(0.0);
-                for tap in 0..kernel {
-                    let input = if t + tap < past {
-                        let from = (t + tap) * channels + at;
-                        line.state.part(from..from + n.min(LANES)).as_ptr()
-                    } else {
-                        x.as_ptr().add((rows.start + t + tap - past) * channels + at)
-                    };
-                    acc = S::fma(S::load_n(taps.as_ptr().add(tap * channels + at), n), S::load_n(input, n), acc);
+                let (mut acc, mut tap) = (S::splat(0.0), taps.as_ptr().add(at));
+                for input in &inputs[..kernel] {
+                    acc = S::fma(S::load_n(tap, n), S::load_n(input.add(c), n), acc);
+                    tap = tap.wrapping_add(channels);
                 }
                 if let Some(bias) = bias {
                     acc = S::add(acc, S::load_n(bias.as_ptr().add(at), n));

@@ -1,12 +1,12 @@
-//! The gated delta rule, token by token: lanes are elements of the value, sums over the key are four chains joined in one order.
-//! The state of a head is walked in strips that stay in the first-level cache for both of a token's passes.
+//! The gated delta rule, token by token: lanes are elements of the value, sums over the key are four chains joined in
+//! one order. The state of a head is walked in strips that stay in the first-level cache for both of a token's passes.
 
 use std::ops::Range;
 
 use reverie_tensor::{DeltaSpec, Error, Result, StateSegment, Tensor};
 
-use super::{host, split};
-use crate::simd::{LANES, Lanes, math, sum};
+use super::{host, norm, split};
+use crate::simd::{LANES, Lanes, math};
 use crate::{Cpu, dispatch};
 
 /// Tokens whose queries, keys and gates are made ready together; the gates of one group are the lanes of one vector.
@@ -132,7 +132,8 @@ unsafe fn one_head<S: Lanes>(call: Call<'_>, line: &Line<'_>, head: usize, out: 
     }
 }
 
-/// Of up to sixteen tokens, what of the state stays and how strongly the token writes: exp(rate · softplus(a + dt_bias)), σ(b).
+/// Of up to sixteen tokens, what of the state stays and how strongly the token writes: exp(rate · softplus(a +
+/// dt_bias)), σ(b).
 #[inline(always)]
 unsafe fn gates<S: Lanes>(call: Call<'_>, rows: Range<usize>, head: usize) -> ([f32; TOKENS], [f32; TOKENS]) {
     let hv = call.spec.n_v_heads;
@@ -154,12 +155,8 @@ unsafe fn gates<S: Lanes>(call: Call<'_>, rows: Range<usize>, head: usize) -> ([
 unsafe fn unit<S: Lanes>(x: &[f32], eps: f32, scale: f32, out: &mut [f32]) {
     // SAFETY: both have one length; the set is the caller's.
     unsafe {
-        let mut acc = S::splat(0.0);
-        for k in (0..x.len()).step_by(LANES) {
-            let v = S::load_n(x.as_ptr().add(k), x.len() - k);
-            acc = S::fma(v, v, acc);
-        }
-        let inverse = S::splat(1.0 / (sum::<S>(acc) + eps).sqrt());
+        let squares = norm::row_sum::<S>(x, |acc, v, _| S::fma(v, v, acc));
+        let inverse = S::splat(1.0 / (squares + eps).sqrt());
         for k in (0..x.len()).step_by(LANES) {
             let v = S::mul(S::mul(S::load_n(x.as_ptr().add(k), x.len() - k), inverse), S::splat(scale));
             S::store_n(out.as_mut_ptr().add(k), x.len() - k, v);
@@ -176,9 +173,9 @@ struct Token<'a> {
     write: f32,
 }
 
-/// U vectors of the state advanced by one token: kᵀS in a first pass, decay, update and qᵀS in a second. Both sums are four
-/// chains, of the elements k ≡ 0, 1, 2, 3 mod 4, joined as (0 + 1) + (2 + 3). `strip` starts at the strip's first element; rows
-/// are `stride` apart.
+/// U vectors of the state advanced by one token: kᵀS in a first pass, decay, update and qᵀS in a second. Both sums are
+/// four chains, of the elements k ≡ 0, 1, 2, 3 mod 4, joined as (0 + 1) + (2 + 3). `strip` starts at the strip's first
+/// element; rows are `stride` apart.
 #[inline(always)]
 unsafe fn step<S: Lanes, const U: usize>(token: Token<'_>, strip: &mut [f32], stride: usize, out: &mut [f32]) {
     let n = if U == 1 { out.len() } else { LANES };

@@ -1,5 +1,5 @@
-//! Gated activations, sums, maps and row selection. Elementwise, so that how the work is cut cannot show. Knows no shape
-//! beyond the length of a row.
+//! Gated activations, sums, maps and row selection. Elementwise, so that how the work is cut cannot show. Knows no
+//! shape beyond the length of a row.
 
 use std::ops::Range;
 
@@ -10,7 +10,8 @@ use super::{host, split};
 use crate::simd::{LANES, Lanes, math};
 use crate::{Cpu, dispatch};
 
-/// A function of two values, as a type: a kernel's body must be inlined whatever its size, which closures do not promise.
+/// A function of two values, as a type: a kernel's body must be inlined whatever its size, which closures do not
+/// promise.
 trait Pairwise: Copy {
     /// Of sixteen pairs; unsafe as `Lanes` is.
     unsafe fn of<S: Lanes>(self, a: S::F, b: S::F) -> S::F;
@@ -216,7 +217,8 @@ mod tests {
 
     fn odd(seed: u64, n: usize) -> Vec<f32> {
         let mut values = Seeded::new(seed).values(n, 8.0);
-        let strange = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, 1e-30, 90.0, -90.0, 3e38, -3e38, 0.1, -5.5];
+        let strange =
+            [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, 1e-30, 90.0, -90.0, 3e38, -3e38, 0.1, -5.5];
         values.iter_mut().zip(strange).for_each(|(v, s)| *v = s);
         values
     }
@@ -244,7 +246,8 @@ mod tests {
             let (mut gated, mut glued) = (vec![0.0; 77], vec![0.0; 77]);
             let (x, y, out) = (&g[..], &u[..], &mut gated[..]);
             dispatch!(cpu.isa, sigmoid_gate_row(x: &[f32], y: &[f32], out: &mut [f32]));
-            let expected: Vec<f32> = g.iter().zip(&u).map(|(x, g)| x * reverie_tensor::reference::sigmoid(*g)).collect();
+            let expected: Vec<f32> =
+                g.iter().zip(&u).map(|(x, g)| x * reverie_tensor::reference::sigmoid(*g)).collect();
             close("sigmoid gate", &gated, &expected, TOLERANCE);
             let (act, out) = (Act::Silu, &mut glued[..]);
             dispatch!(cpu.isa, glu_row(x: &[f32], y: &[f32], act: Act, out: &mut [f32]));

@@ -1,5 +1,5 @@
-//! Keys and values on their way into pages: keys transposed, so that the sixteen lanes of a score are sixteen tokens; values as
-//! they come, so that the lanes of an output are its elements. The layout itself is the reference's.
+//! Keys and values on their way into pages: keys transposed, so that the sixteen lanes of a score are sixteen tokens;
+//! values as they come, so that the lanes of an output are its elements. The layout itself is the reference's.
 
 use std::ops::Range;
 

@@ -1,5 +1,5 @@
-//! RMS norm, layer norm and the gated RMS norm, a row at a time. A row's sums are sixteen chains, one a lane, joined in one
-//! fixed order, so that a row has the same bits wherever it is normalised. Knows rows only.
+//! RMS norm, layer norm and the gated RMS norm, a row at a time. A row's sums are sixteen chains, one a lane, joined in
+//! one fixed order, so that a row has the same bits wherever it is normalised. Knows rows only.
 
 use reverie_tensor::{Act, Error, Norm, NormKind, Result, Tensor};
 
@@ -26,8 +26,11 @@ impl<'a> RowNorm<'a> {
 
 /// Σ f(v) of a row: lane i adds f of the elements k ≡ i mod 16 in order. `f` must leave the padding of the last vector
 /// zero; it is told how many lanes hold elements.
+///
+/// # Safety
+/// As for `Lanes`.
 #[inline(always)]
-unsafe fn row_sum<S: Lanes>(x: &[f32], f: impl Fn(S::F, S::F, usize) -> S::F) -> f32 {
+pub(crate) unsafe fn row_sum<S: Lanes>(x: &[f32], f: impl Fn(S::F, S::F, usize) -> S::F) -> f32 {
     // SAFETY: every access is within `x`; the set is the caller's.
     unsafe {
         let mut acc = S::splat(0.0);
@@ -46,7 +49,8 @@ unsafe fn row_sum<S: Lanes>(x: &[f32], f: impl Fn(S::F, S::F, usize) -> S::F) ->
 #[inline(always)]
 pub(crate) unsafe fn normalise_row<S: Lanes>(x: &[f32], norm: &RowNorm<'_>, out: &mut [f32]) {
     assert_eq!(x.len(), out.len(), "a row and its norm");
-    // SAFETY: every access is within slices of one length (`RowNorm::new` checked the parameters'); the set is the caller's.
+    // SAFETY: every access is within slices of one length (`RowNorm::new` checked the parameters'); the set is the
+    // caller's.
     unsafe {
         let d = x.len() as f32;
         let mean = match norm.kind {
@@ -101,6 +105,9 @@ pub(crate) fn run_gated(cpu: &Cpu, x: &Tensor, z: &Tensor, norm: &Norm) -> Resul
 
 fn over_rows(cpu: &Cpu, x: &Tensor, gate: Option<&Tensor>, norm: &Norm) -> Result<Tensor> {
     let d = x.width();
+    if d == 0 {
+        return Err(Error::shape("norm", x.shape(), "rows of at least one value"));
+    }
     let row_norm = RowNorm::new(norm, d)?;
     let values = host::f32s("norm", x)?;
     let gate = gate.map(|z| host::f32s("gated_norm", z)).transpose()?;
@@ -151,7 +158,12 @@ mod tests {
     /// Sixteen f32 chains against one f64 sum, over at most some thousand terms.
     const TOLERANCE: f32 = 2e-6;
 
-    fn all(b: &dyn Backend, values: &[f32], shape: &[usize], (kind, eps, both): (NormKind, f32, bool)) -> Vec<Vec<f32>> {
+    fn all(
+        b: &dyn Backend,
+        values: &[f32],
+        shape: &[usize],
+        (kind, eps, both): (NormKind, f32, bool),
+    ) -> Vec<Vec<f32>> {
         let d = shape[shape.len() - 1];
         let mut seeded = Seeded::new(d as u64);
         let (w, c, z) = (seeded.values(d, 2.0), seeded.values(d, 1.0), seeded.values(values.len(), 3.0));

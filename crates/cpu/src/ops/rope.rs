@@ -57,7 +57,9 @@ unsafe fn rotate_rows<S: Lanes>(task: Rows<'_>, x: &mut [f32]) {
                     RopeLayout::Halves => {
                         let (low, high) = head.split_at_mut(half);
                         // SAFETY: the set is the caller's.
-                        unsafe { rotate_halves::<S>(&mut low[first..first + n], &mut high[first..first + n], &cos, &sin) }
+                        unsafe {
+                            rotate_halves::<S>(&mut low[first..first + n], &mut high[first..first + n], &cos, &sin)
+                        }
                     }
                     RopeLayout::Interleaved => {
                         for (i, pair) in head[2 * first..2 * (first + n)].chunks_exact_mut(2).enumerate() {

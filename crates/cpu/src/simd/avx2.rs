@@ -33,29 +33,41 @@ unsafe impl Lanes for Avx2 {
     #[inline(always)]
     unsafe fn store(p: *mut f32, v: Self::F) {
         // SAFETY: the set was detected; pointers are valid by contract.
-        unsafe { _mm256_storeu_ps(p, v[0]);
-            _mm256_storeu_ps(p.add(8), v[1]) }
+        unsafe {
+            _mm256_storeu_ps(p, v[0]);
+            _mm256_storeu_ps(p.add(8), v[1])
+        }
     }
     #[inline(always)]
     unsafe fn load_f16(p: *const u16) -> Self::F {
         // SAFETY: the set was detected; pointers are valid by contract.
-        unsafe { [_mm256_cvtph_ps(_mm_loadu_si128(p.add(0).cast())), _mm256_cvtph_ps(_mm_loadu_si128(p.add(8).cast()))] }
+        unsafe {
+            [_mm256_cvtph_ps(_mm_loadu_si128(p.add(0).cast())), _mm256_cvtph_ps(_mm_loadu_si128(p.add(8).cast()))]
+        }
     }
     #[inline(always)]
     unsafe fn load_bf16(p: *const u16) -> Self::F {
         // SAFETY: the set was detected; pointers are valid by contract.
-        unsafe { [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.add(0).cast())))), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.add(8).cast()))))] }
+        unsafe {
+            [
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.add(0).cast())))),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.add(8).cast())))),
+            ]
+        }
     }
     #[inline(always)]
     unsafe fn store_f16(p: *mut u16, v: Self::F) {
         // SAFETY: the set was detected; pointers are valid by contract.
-        unsafe { _mm_storeu_si128(p.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v[0]));
-            _mm_storeu_si128(p.add(8).cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v[1])) }
+        unsafe {
+            _mm_storeu_si128(p.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v[0]));
+            _mm_storeu_si128(p.add(8).cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v[1]))
+        }
     }
     #[inline(always)]
     unsafe fn store_bf16(p: *mut u16, v: Self::F) {
         // SAFETY: the set was detected; pointers are valid by contract.
-        unsafe { for (i, v) in v.into_iter().enumerate() {
+        unsafe {
+            for (i, v) in v.into_iter().enumerate() {
                 let bits = _mm256_castps_si256(v);
                 let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
                 let up = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
@@ -64,7 +76,8 @@ unsafe impl Lanes for Avx2 {
                 let top = _mm256_srli_epi32::<16>(_mm256_blendv_epi8(up, quiet, nan));
                 let packed = _mm256_permute4x64_epi64::<0b1000>(_mm256_packus_epi32(top, top));
                 _mm_storeu_si128(p.add(8 * i).cast(), _mm256_castsi256_si128(packed));
-            } }
+            }
+        }
     }
     #[inline(always)]
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
@@ -104,22 +117,48 @@ unsafe impl Lanes for Avx2 {
     #[inline(always)]
     unsafe fn round(v: Self::F) -> Self::F {
         // SAFETY: the set was detected; pointers are valid by contract.
-        unsafe { [_mm256_round_ps::<{_MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC}>(v[0]), _mm256_round_ps::<{_MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC}>(v[1])] }
+        unsafe {
+            [
+                _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v[0]),
+                _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v[1]),
+            ]
+        }
     }
     #[inline(always)]
     unsafe fn pow2i(v: Self::F) -> Self::F {
         // SAFETY: the set was detected; pointers are valid by contract.
-        unsafe { [_mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_cvtps_epi32(v[0]), _mm256_set1_epi32(127)))), _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_cvtps_epi32(v[1]), _mm256_set1_epi32(127))))] }
+        unsafe {
+            [
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(
+                    _mm256_cvtps_epi32(v[0]),
+                    _mm256_set1_epi32(127),
+                ))),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(
+                    _mm256_cvtps_epi32(v[1]),
+                    _mm256_set1_epi32(127),
+                ))),
+            ]
+        }
     }
     #[inline(always)]
     unsafe fn if_nan(x: Self::F, a: Self::F, b: Self::F) -> Self::F {
         // SAFETY: the set was detected; pointers are valid by contract.
-        unsafe { [_mm256_blendv_ps(b[0], a[0], _mm256_cmp_ps::<_CMP_UNORD_Q>(x[0], x[0])), _mm256_blendv_ps(b[1], a[1], _mm256_cmp_ps::<_CMP_UNORD_Q>(x[1], x[1]))] }
+        unsafe {
+            [
+                _mm256_blendv_ps(b[0], a[0], _mm256_cmp_ps::<_CMP_UNORD_Q>(x[0], x[0])),
+                _mm256_blendv_ps(b[1], a[1], _mm256_cmp_ps::<_CMP_UNORD_Q>(x[1], x[1])),
+            ]
+        }
     }
     #[inline(always)]
     unsafe fn select_lt(x: Self::F, y: Self::F, a: Self::F, b: Self::F) -> Self::F {
         // SAFETY: the set was detected.
-        unsafe { [_mm256_blendv_ps(b[0], a[0], _mm256_cmp_ps::<_CMP_LT_OQ>(x[0], y[0])), _mm256_blendv_ps(b[1], a[1], _mm256_cmp_ps::<_CMP_LT_OQ>(x[1], y[1]))] }
+        unsafe {
+            [
+                _mm256_blendv_ps(b[0], a[0], _mm256_cmp_ps::<_CMP_LT_OQ>(x[0], y[0])),
+                _mm256_blendv_ps(b[1], a[1], _mm256_cmp_ps::<_CMP_LT_OQ>(x[1], y[1])),
+            ]
+        }
     }
 
     #[inline(always)]
@@ -155,9 +194,21 @@ unsafe impl Lanes for Avx2 {
     #[inline(always)]
     unsafe fn istore(p: *mut i32, v: Self::I) {
         // SAFETY: the set was detected; pointers are valid by contract.
-        unsafe { _mm256_storeu_si256(p.cast(), v[0]);
-            _mm256_storeu_si256(p.add(8).cast(), v[1]) }
+        unsafe {
+            _mm256_storeu_si256(p.cast(), v[0]);
+            _mm256_storeu_si256(p.add(8).cast(), v[1])
+        }
     }
+}
+
+/// The value as it is, computed here: the compiler would else reorder the exact sums of a tile into one long chain after
+/// another and keep what they share in memory.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn pinned(mut v: __m256i) -> __m256i {
+    // SAFETY: no instruction at all.
+    unsafe { std::arch::asm!("/* {0} */", inout(ymm_reg) v, options(nomem, nostack, preserves_flags)) };
+    v
 }
 
 // SAFETY: callers run these only where the set was detected; pointers are valid by the trait's contract.
@@ -197,7 +248,10 @@ unsafe impl Dot for Avx2 {
     #[inline(always)]
     unsafe fn bstore(p: *mut u8, v: Self::B) {
         // SAFETY: the set was detected; pointers are valid by contract.
-        unsafe { _mm256_storeu_si256(p.cast(), v[0]); _mm256_storeu_si256(p.add(32).cast(), v[1]) }
+        unsafe {
+            _mm256_storeu_si256(p.cast(), v[0]);
+            _mm256_storeu_si256(p.add(32).cast(), v[1])
+        }
     }
     #[inline(always)]
     unsafe fn bsplat(x: u8) -> Self::B {
@@ -217,17 +271,26 @@ unsafe impl Dot for Avx2 {
     #[inline(always)]
     unsafe fn bshr(v: Self::B, n: i32) -> Self::B {
         // SAFETY: the set was detected; pointers are valid by contract.
-        unsafe { let n = _mm_cvtsi32_si128(n); [_mm256_srl_epi32(v[0], n), _mm256_srl_epi32(v[1], n)] }
+        unsafe {
+            let n = _mm_cvtsi32_si128(n);
+            [_mm256_srl_epi32(v[0], n), _mm256_srl_epi32(v[1], n)]
+        }
     }
     #[inline(always)]
     unsafe fn bshl(v: Self::B, n: i32) -> Self::B {
         // SAFETY: the set was detected; pointers are valid by contract.
-        unsafe { let n = _mm_cvtsi32_si128(n); [_mm256_sll_epi32(v[0], n), _mm256_sll_epi32(v[1], n)] }
+        unsafe {
+            let n = _mm_cvtsi32_si128(n);
+            [_mm256_sll_epi32(v[0], n), _mm256_sll_epi32(v[1], n)]
+        }
     }
     #[inline(always)]
     unsafe fn lookup(table: *const u8, v: Self::B) -> Self::B {
         // SAFETY: the set was detected; pointers are valid by contract.
-        unsafe { let t = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.cast())); [_mm256_shuffle_epi8(t, v[0]), _mm256_shuffle_epi8(t, v[1])] }
+        unsafe {
+            let t = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.cast()));
+            [_mm256_shuffle_epi8(t, v[0]), _mm256_shuffle_epi8(t, v[1])]
+        }
     }
     #[inline(always)]
     unsafe fn rows(v: Self::B) -> Self::I {
@@ -242,12 +305,22 @@ unsafe impl Dot for Avx2 {
     #[inline(always)]
     unsafe fn step(run: Self::A, codes: Self::B, x: *const i8) -> Self::A {
         // SAFETY: the set was detected; pointers are valid by contract.
-        unsafe { let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned()); [_mm256_add_epi16(run[0], _mm256_maddubs_epi16(codes[0], x)), _mm256_add_epi16(run[1], _mm256_maddubs_epi16(codes[1], x))] }
+        unsafe {
+            let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
+            let half = |run, codes| pinned(_mm256_add_epi16(run, _mm256_maddubs_epi16(codes, x)));
+            [half(run[0], codes[0]), half(run[1], codes[1])]
+        }
     }
     #[inline(always)]
     unsafe fn close(sum: Self::I, run: Self::A) -> Self::I {
         // SAFETY: the set was detected; pointers are valid by contract.
-        unsafe { let one = _mm256_set1_epi16(1); [_mm256_add_epi32(sum[0], _mm256_madd_epi16(run[0], one)), _mm256_add_epi32(sum[1], _mm256_madd_epi16(run[1], one))] }
+        unsafe {
+            let one = _mm256_set1_epi16(1);
+            [
+                _mm256_add_epi32(sum[0], _mm256_madd_epi16(run[0], one)),
+                _mm256_add_epi32(sum[1], _mm256_madd_epi16(run[1], one)),
+            ]
+        }
     }
     #[inline(always)]
     unsafe fn step_wide(sum: Self::I, codes: Self::B, x: *const i8) -> Self::I {
@@ -259,7 +332,7 @@ unsafe impl Dot for Avx2 {
             let half = |sum, codes| {
                 let w = _mm256_xor_si256(codes, top);
                 let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-                _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, one))
+                pinned(_mm256_add_epi32(sum, _mm256_madd_epi16(pairs, one)))
             };
             [half(sum[0], codes[0]), half(sum[1], codes[1])]
         }
@@ -292,45 +365,63 @@ unsafe impl Dot for Avx2 {
     #[inline(always)]
     unsafe fn ishl(v: Self::I, n: i32) -> Self::I {
         // SAFETY: the set was detected; pointers are valid by contract.
-        unsafe { let n = _mm_cvtsi32_si128(n); [_mm256_sll_epi32(v[0], n), _mm256_sll_epi32(v[1], n)] }
+        unsafe {
+            let n = _mm_cvtsi32_si128(n);
+            [_mm256_sll_epi32(v[0], n), _mm256_sll_epi32(v[1], n)]
+        }
     }
     #[inline(always)]
     unsafe fn ishr(v: Self::I, n: i32) -> Self::I {
         // SAFETY: the set was detected; pointers are valid by contract.
-        unsafe { let n = _mm_cvtsi32_si128(n); [_mm256_srl_epi32(v[0], n), _mm256_srl_epi32(v[1], n)] }
+        unsafe {
+            let n = _mm_cvtsi32_si128(n);
+            [_mm256_srl_epi32(v[0], n), _mm256_srl_epi32(v[1], n)]
+        }
     }
     #[inline(always)]
     unsafe fn isar(v: Self::I, n: i32) -> Self::I {
         // SAFETY: the set was detected; pointers are valid by contract.
-        unsafe { let n = _mm_cvtsi32_si128(n); [_mm256_sra_epi32(v[0], n), _mm256_sra_epi32(v[1], n)] }
+        unsafe {
+            let n = _mm_cvtsi32_si128(n);
+            [_mm256_sra_epi32(v[0], n), _mm256_sra_epi32(v[1], n)]
+        }
     }
     #[inline(always)]
     unsafe fn isum(v: Self::I) -> i32 {
         // SAFETY: the set was detected; pointers are valid by contract.
-        unsafe { let v = _mm256_add_epi32(v[0], v[1]);
+        unsafe {
+            let v = _mm256_add_epi32(v[0], v[1]);
             let v = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
             let v = _mm_add_epi32(v, _mm_shuffle_epi32::<0b01_00_11_10>(v));
-            _mm_cvtsi128_si32(_mm_add_epi32(v, _mm_shuffle_epi32::<0b10_11_00_01>(v))) }
+            _mm_cvtsi128_si32(_mm_add_epi32(v, _mm_shuffle_epi32::<0b10_11_00_01>(v)))
+        }
     }
     #[inline(always)]
     unsafe fn ihmax(v: Self::I) -> i32 {
         // SAFETY: the set was detected; pointers are valid by contract.
-        unsafe { let v = _mm256_max_epi32(v[0], v[1]);
+        unsafe {
+            let v = _mm256_max_epi32(v[0], v[1]);
             let v = _mm_max_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
             let v = _mm_max_epi32(v, _mm_shuffle_epi32::<0b01_00_11_10>(v));
-            _mm_cvtsi128_si32(_mm_max_epi32(v, _mm_shuffle_epi32::<0b10_11_00_01>(v))) }
+            _mm_cvtsi128_si32(_mm_max_epi32(v, _mm_shuffle_epi32::<0b10_11_00_01>(v)))
+        }
     }
     #[inline(always)]
     unsafe fn iload_u8(p: *const u8) -> Self::I {
         // SAFETY: the set was detected; pointers are valid by contract.
-        unsafe { let v = _mm_loadu_si128(p.cast()); [_mm256_cvtepu8_epi32(v), _mm256_cvtepu8_epi32(_mm_srli_si128::<8>(v))] }
+        unsafe {
+            let v = _mm_loadu_si128(p.cast());
+            [_mm256_cvtepu8_epi32(v), _mm256_cvtepu8_epi32(_mm_srli_si128::<8>(v))]
+        }
     }
     #[inline(always)]
     unsafe fn istore_i8(p: *mut i8, v: Self::I) {
         // SAFETY: the set was detected; pointers are valid by contract.
-        unsafe { let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(v[0], v[1]));
+        unsafe {
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(v[0], v[1]));
             let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
-            _mm_storeu_si128(p.cast(), bytes) }
+            _mm_storeu_si128(p.cast(), bytes)
+        }
     }
     #[inline(always)]
     unsafe fn bits(v: Self::F) -> Self::I {

@@ -53,12 +53,14 @@ unsafe impl Lanes for Avx512 {
     #[inline(always)]
     unsafe fn store_bf16(p: *mut u16, v: Self::F) {
         // SAFETY: the set was detected; pointers are valid by contract.
-        unsafe { let bits = _mm512_castps_si512(v);
+        unsafe {
+            let bits = _mm512_castps_si512(v);
             let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
             let up = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))));
             let quiet = _mm512_or_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(0x40));
             let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
-            _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(_mm512_mask_blend_epi32(nan, up, quiet))) }
+            _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(_mm512_mask_blend_epi32(nan, up, quiet)))
+        }
     }
     #[inline(always)]
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
@@ -103,7 +105,12 @@ unsafe impl Lanes for Avx512 {
     #[inline(always)]
     unsafe fn pow2i(v: Self::F) -> Self::F {
         // SAFETY: the set was detected; pointers are valid by contract.
-        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_add_epi32(_mm512_cvtps_epi32(v), _mm512_set1_epi32(127)))) }
+        unsafe {
+            _mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_add_epi32(
+                _mm512_cvtps_epi32(v),
+                _mm512_set1_epi32(127),
+            )))
+        }
     }
     #[inline(always)]
     unsafe fn if_nan(x: Self::F, a: Self::F, b: Self::F) -> Self::F {

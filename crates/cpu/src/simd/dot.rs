@@ -20,6 +20,7 @@ pub trait Kernel {
 ///
 /// # Safety
 /// As for `Lanes`.
+#[allow(missing_docs, clippy::missing_safety_doc)] // most methods are one machine operation and say so by their names
 pub unsafe trait Dot: Lanes {
     /// A quad.
     type B: Copy;

@@ -21,7 +21,7 @@ fn each(f: impl Fn(usize) -> f32) -> [f32; LANES] {
 unsafe impl Lanes for Portable {
     type F = [f32; LANES];
     type I = [i32; LANES];
-    const REGISTERS: usize = 4;
+    const REGISTERS: usize = if cfg!(target_arch = "aarch64") { 8 } else { 4 };
 
     #[inline(always)]
     unsafe fn fetch(_p: *const u8) {}

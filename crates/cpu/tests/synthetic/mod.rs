@@ -97,7 +97,9 @@ fn scale_unit(kind: Scales, random: &mut Random) -> Vec<u8> {
             float(d, 1);
         }
         // Every exponent, in the open range of f32 for most.
-        Scales::Exponent => unit[0] = if random.below(8) == 0 { random.next() as u8 } else { 110 + random.below(20) as u8 },
+        Scales::Exponent => {
+            unit[0] = if random.below(8) == 0 { random.next() as u8 } else { 110 + random.below(20) as u8 }
+        }
         Scales::Nibbles16 | Scales::Six8 => {
             float(DType::F16, 0);
             float(DType::F16, 1);
@@ -158,16 +160,22 @@ pub fn all_forms() -> Vec<Form> {
             grouped(bits, Levels::Offset(0), block, Scales::FloatBias(d));
             grouped(bits, Levels::Offset(1 << (bits - 1)), block, Scales::Float(d));
         }
-        for (scales, block) in
-            [(Scales::Nibbles16, 16), (Scales::Six16, 16), (Scales::Six8, 32), (Scales::Byte16, 16), (Scales::Exponent, 32)]
-        {
+        for (scales, block) in [
+            (Scales::Nibbles16, 16),
+            (Scales::Six16, 16),
+            (Scales::Six8, 32),
+            (Scales::Byte16, 16),
+            (Scales::Exponent, 32),
+        ] {
             grouped(bits, Levels::Offset(1 << (bits - 1)), block, scales);
         }
     }
     let doubled_e2m1 = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
     let iq4_nl = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
     let gentle = [-7, -6, -5, -4, -3, -2, -1, 0, 0, 1, 2, 3, 4, 5, 6, 7];
-    for table in [doubled_e2m1, iq4_nl, gentle, [i8::MIN; 16], std::array::from_fn(|i| if i % 2 == 0 { -128 } else { 127 })] {
+    for table in
+        [doubled_e2m1, iq4_nl, gentle, [i8::MIN; 16], std::array::from_fn(|i| if i % 2 == 0 { -128 } else { 127 })]
+    {
         grouped(4, Levels::Table(table), 32, Scales::Exponent);
         grouped(4, Levels::Table(table), 32, Scales::Float(DType::F16));
         grouped(4, Levels::Table(table), 16, Scales::Float(DType::F16));

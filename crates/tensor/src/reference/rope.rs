@@ -45,14 +45,14 @@ pub fn turn(position: u32, freq: f32, magnitude: f32) -> (f32, f32) {
 #[inline]
 pub fn cos_sin(angle: f64) -> (f64, f64) {
     const QUARTER: f64 = 1.570_796_326_734_125_6;
-    const QUARTER_REST: f64 = 6.077_100_506_506_192_2e-11;
+    const QUARTER_REST: f64 = 6.077_100_506_506_192e-11;
     let n = (angle * std::f64::consts::FRAC_2_PI).round_ties_even();
     let r = (angle - n * QUARTER) - n * QUARTER_REST;
     let z = r * r;
     let sin = r + r
         * z
         * (-1.666_666_666_666_663_2e-1
-            + z * (8.333_333_333_322_489e-3
+            + z * (8.333_333_333_322_49e-3
                 + z * (-1.984_126_982_985_795e-4
                     + z * (2.755_731_370_707_006_8e-6
                         + z * (-2.505_076_025_340_686_3e-8 + z * 1.589_690_995_211_55e-10)))));

@@ -1,8 +1,8 @@
 //! How text is cut before merging, by the name that `tokenizer.ggml.pre` spells. The expressions are those of the models' own
 //! tokenizer.json files; which name stands for which is the registry of llama.cpp's `convert_hf_to_gguf_update.py`.
-//! It refuses to know vocabularies.
+//! Text is taken as it is written: GGUF has no place for a Unicode form. It refuses to know vocabularies.
 
-use tokenizers::normalizers::{NFC, NormalizerWrapper, Replace};
+use tokenizers::normalizers::{NormalizerWrapper, Replace};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
@@ -19,7 +19,6 @@ pub(super) struct PreEntry {
     pub(super) letters: Letters,
     pub(super) merging: Merging,
     pub(super) add_bos: AddBos,
-    form: Form,
 }
 
 /// What the names in the vocabulary are written in.
@@ -36,13 +35,6 @@ pub(super) enum Letters {
 pub(super) enum Merging {
     Always,
     WholeWordsFirst,
-}
-
-/// Unicode form that the text is brought to first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
-    AsWritten,
-    Nfc,
 }
 
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
@@ -66,14 +58,8 @@ const BAILING: &str =
 const SEED_CODER: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-const BASE: PreEntry = PreEntry {
-    names: &[],
-    splits: &[GPT2],
-    letters: Letters::Bytes,
-    merging: Merging::Always,
-    add_bos: AddBos::No,
-    form: Form::AsWritten,
-};
+const BASE: PreEntry =
+    PreEntry { names: &[], splits: &[GPT2], letters: Letters::Bytes, merging: Merging::Always, add_bos: AddBos::No };
 
 /// Every way of cutting that is known, alphabetically by its first name.
 const PRES: &[PreEntry] = &[
@@ -131,8 +117,11 @@ const PRES: &[PreEntry] = &[
         ..BASE
     },
     PreEntry { names: &["gpt-4o", "kanana2", "llama4", "minimax-m2"], splits: &[GPT4O], ..BASE },
-    PreEntry { names: &["grok-2", "hunyuan", "megrez", "solar-open", "stablelm2"], splits: &[QWEN2], ..BASE },
-    PreEntry { names: &["deepseek-r1-qwen", "kormo", "qwen2"], splits: &[QWEN2], form: Form::Nfc, ..BASE },
+    PreEntry {
+        names: &["deepseek-r1-qwen", "grok-2", "hunyuan", "kormo", "megrez", "qwen2", "solar-open", "stablelm2"],
+        splits: &[QWEN2],
+        ..BASE
+    },
     PreEntry { names: &["qwen35"], splits: &[QWEN35], ..BASE },
     PreEntry { names: &["seed-coder"], splits: &[SEED_CODER], ..BASE },
     PreEntry { names: &["tekken"], splits: &[TEKKEN], merging: Merging::WholeWordsFirst, add_bos: AddBos::Yes, ..BASE },
@@ -152,11 +141,10 @@ pub(super) fn find(name: Option<&str>) -> Result<&'static PreEntry> {
 
 impl PreEntry {
     pub(super) fn normalizer(&self) -> tokenizers::Result<Option<NormalizerWrapper>> {
-        Ok(match (self.letters, self.form) {
-            (Letters::Text, _) => Some(NormalizerWrapper::Replace(Replace::new(" ", "\u{2581}")?)),
-            (Letters::Bytes, Form::Nfc) => Some(NormalizerWrapper::NFC(NFC)),
-            (Letters::Bytes, Form::AsWritten) => None,
-        })
+        match self.letters {
+            Letters::Text => Ok(Some(NormalizerWrapper::Replace(Replace::new(" ", "\u{2581}")?))),
+            Letters::Bytes => Ok(None),
+        }
     }
 
     pub(super) fn pre_tokenizer(&self) -> tokenizers::Result<Option<PreTokenizerWrapper>> {

@@ -181,8 +181,8 @@ impl Printer {
                 '\u{8}' => self.out.push_str("\\b"),
                 '\u{c}' => self.out.push_str("\\f"),
                 '\0'..='\u{1f}' => self.escape(c),
-                // Python leaves DEL alone when it may print everything, and prints it when it must print ASCII.
-                _ if self.characters == Characters::Ascii && !c.is_ascii() => self.escape(c),
+                // Under ensure_ascii Python prints only what is printable ASCII, which DEL is not.
+                _ if self.characters == Characters::Ascii && !matches!(c, ' '..='~') => self.escape(c),
                 _ => self.out.push(c),
             }
         }

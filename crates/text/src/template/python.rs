@@ -10,9 +10,14 @@ use super::json::float_repr;
 pub(super) fn install(environment: &mut Environment<'static>) {
     environment.set_formatter(write);
     environment.set_unknown_method_callback(call_method);
+    environment.add_filter("center", |text: &str, width: Option<usize>| pad(text, "center", width.unwrap_or(80), None));
     environment.add_filter("float", float);
+    environment.add_filter("indent", indent);
     environment.add_filter("int", int);
     environment.add_filter("string", string);
+    environment.add_filter("wordcount", |text: &str| {
+        text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|w| !w.is_empty()).count()
+    });
     environment.add_test("callable", |value: &Value| value.kind() == ValueKind::Plain);
     environment.add_test("iterable", is_iterable);
     environment.add_test("sequence", |value: &Value| is_iterable(value) && value.kind() != ValueKind::Iterable);
@@ -60,6 +65,44 @@ fn float(value: &Value, default: Option<Value>) -> Value {
     read.map(Value::from).or(default).unwrap_or_else(|| Value::from(0.0))
 }
 
+/// `value | indent(width=4, first=false, blank=false)`; unlike `minijinja`'s own it keeps a trailing line break.
+fn indent(
+    text: &str,
+    width: Option<Value>,
+    first: Option<bool>,
+    blank: Option<bool>,
+    named: Kwargs,
+) -> Result<String, Error> {
+    const MAX_WIDTH: i64 = 256;
+    let width = if width.is_some() { width } else { named.get::<Option<Value>>("width")? };
+    let first = first.or(named.get::<Option<bool>>("first")?).unwrap_or(false);
+    let blank = blank.or(named.get::<Option<bool>>("blank")?).unwrap_or(false);
+    named.assert_all_used()?;
+    let margin = match width {
+        None => " ".repeat(4),
+        Some(width) => match (width.as_str(), width.as_i64()) {
+            (Some(margin), _) => margin.to_owned(),
+            (None, Some(n @ ..=MAX_WIDTH)) => " ".repeat(usize::try_from(n).unwrap_or(0)),
+            _ => {
+                let message = format!("indent: width {width}; expected at most {MAX_WIDTH}");
+                return Err(Error::new(ErrorKind::InvalidOperation, message));
+            }
+        },
+    };
+    let mut out = String::new();
+    for (index, line) in text.split('\n').enumerate() {
+        if index > 0 {
+            out.push('\n');
+        }
+        let wanted = if index == 0 { first } else { blank || !line.is_empty() };
+        if wanted {
+            out.push_str(&margin);
+        }
+        out.push_str(line);
+    }
+    Ok(out)
+}
+
 fn finite_float(value: &Value) -> Option<f64> {
     let is_float = value.kind() == ValueKind::Number && !value.is_integer();
     if is_float { f64::try_from(value.clone()).ok().filter(|float| float.is_finite()) } else { None }
@@ -75,10 +118,10 @@ fn write(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Resu
 
 /// Methods of Python's `str`, `dict` and `list`.
 fn call_method(state: &mut State<'_, '_>, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
-    if let Some(text) = value.as_str() {
-        if let Some(result) = string_method(text, method, args)? {
-            return Ok(result);
-        }
+    if let Some(text) = value.as_str()
+        && let Some(result) = string_method(text, method, args)?
+    {
+        return Ok(result);
     }
     let mutating = match value.kind() {
         ValueKind::Map => matches!(method, "clear" | "pop" | "popitem" | "setdefault" | "update"),

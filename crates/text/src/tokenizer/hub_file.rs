@@ -149,19 +149,19 @@ fn read_bpe<'a>(json: &'a RawValue, added: &[NumberedToken]) -> Result<(ModelWra
         return Err(refuse("model.dropout", "merge dropout makes encoding random; set it to null".into()));
     }
     let mut vocab = file.vocab.0;
-    let names = check_ids(&vocab, added)?;
-    if let Some(unk) = file.unk_token.as_deref().filter(|unk| !names.contains_key(unk)) {
+    let mut names = check_ids(&vocab, added)?;
+    if let Some(unk) = file.unk_token.as_deref().filter(|unk| !names.contains_key(*unk)) {
         return Err(refuse("model.unk_token", format!("{:?} is not in the vocabulary", excerpt(unk))));
     }
     let merges: Vec<(String, String)> = file.merges.into_iter().map(|merge| (merge.0, merge.1)).collect();
-    check_merges(&merges, file.continuing_subword_prefix.as_deref().unwrap_or(""), |name| names.contains_key(name))?;
+    let longest = vocab.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    check_merges(&merges, file.continuing_subword_prefix.as_deref().unwrap_or(""), longest)?;
     let strays = strays(added, &names);
-    drop(names);
+    names.extend(strays.iter().map(|(name, id)| (name.to_string(), *id)));
     vocab.extend(strays);
 
-    let map: bpe::Vocab = vocab.iter().map(|(name, id)| (name.to_string(), *id)).collect();
     let mut builder = BPE::builder()
-        .vocab_and_merges(map, merges)
+        .vocab_and_merges(names, merges)
         .fuse_unk(file.fuse_unk)
         .byte_fallback(file.byte_fallback)
         .ignore_merges(file.ignore_merges);
@@ -179,32 +179,28 @@ fn read_bpe<'a>(json: &'a RawValue, added: &[NumberedToken]) -> Result<(ModelWra
 }
 
 /// Names → ids, after checking that every id has one name and is plausible.
-fn check_ids<'v>(vocab: &'v Names<'_>, added: &[NumberedToken]) -> Result<HashMap<&'v str, u32>> {
-    let mut names: HashMap<&str, u32> = HashMap::with_capacity(vocab.len());
-    let mut holders: HashMap<u32, &str> = HashMap::with_capacity(vocab.len());
-    for (name, id) in vocab {
-        if *id > MAX_ID {
-            return Err(absurd_id(name, *id));
+fn check_ids(vocab: &Names<'_>, added: &[NumberedToken]) -> Result<bpe::Vocab> {
+    let mut names = bpe::Vocab::with_capacity(vocab.len());
+    let mut holders: Vec<Option<&str>> = Vec::with_capacity(vocab.len());
+    let claims = vocab.iter().map(|(name, id)| ("model.vocab", name.as_ref(), *id));
+    for (part, name, id) in claims.chain(added.iter().map(|t| ("added_tokens", t.token.content.as_str(), t.id))) {
+        if id > MAX_ID {
+            return Err(refuse(part, format!("token {:?} has id {id}; expected at most {MAX_ID}", excerpt(name))));
         }
-        if names.insert(name, *id).is_some() {
-            return Err(refuse("model.vocab", format!("token {:?} appears twice", excerpt(name))));
+        let index = id as usize;
+        if index >= holders.len() {
+            holders.resize(index + 1, None);
         }
-        if let Some(other) = holders.insert(*id, name) {
-            let (a, b) = (excerpt(other), excerpt(name));
-            return Err(refuse("model.vocab", format!("id {id} belongs to two tokens, {a:?} and {b:?}")));
-        }
-    }
-    for NumberedToken { id, token } in added {
-        if *id > MAX_ID {
-            return Err(absurd_id(&token.content, *id));
-        }
-        match holders.get(id) {
-            Some(holder) if *holder != token.content => {
-                let (name, holder) = (excerpt(&token.content), excerpt(holder));
-                let reason = format!("token {name:?} claims id {id}, which belongs to {holder:?}");
-                return Err(refuse("added_tokens", reason));
+        match holders.get_mut(index) {
+            Some(Some(holder)) if *holder != name => {
+                let (a, b) = (excerpt(holder), excerpt(name));
+                return Err(refuse(part, format!("id {id} belongs to two tokens, {a:?} and {b:?}")));
             }
-            _ => {}
+            Some(holder) => *holder = Some(name),
+            None => {}
+        }
+        if part == "model.vocab" && names.insert(name.to_owned(), id).is_some() {
+            return Err(refuse(part, format!("token {:?} appears twice", excerpt(name))));
         }
     }
     Ok(names)
@@ -212,8 +208,8 @@ fn check_ids<'v>(vocab: &'v Names<'_>, added: &[NumberedToken]) -> Result<HashMa
 
 /// `tokenizers` numbers added tokens by counting up from the size of the vocabulary. Where that would miss a declared id,
 /// the tokens outside the vocabulary join it, each under its own id.
-fn strays<'a>(added: &[NumberedToken], names: &HashMap<&str, u32>) -> Names<'a> {
-    let outside = || added.iter().filter(|t| !names.contains_key(t.token.content.as_str()));
+fn strays<'a>(added: &[NumberedToken], names: &bpe::Vocab) -> Names<'a> {
+    let outside = || added.iter().filter(|t| !names.contains_key(&t.token.content));
     let in_order = outside().zip(names.len()..).all(|(token, next)| token.id as usize == next);
     if in_order {
         return Vec::new();
@@ -221,22 +217,17 @@ fn strays<'a>(added: &[NumberedToken], names: &HashMap<&str, u32>) -> Names<'a> 
     outside().map(|t| (Cow::Owned(t.token.content.clone()), t.id)).collect()
 }
 
-/// Every merge must make a token; the model's builder takes that for granted.
-fn check_merges(merges: &[(String, String)], prefix: &str, known: impl Fn(&str) -> bool) -> Result<()> {
-    let mut joined = String::new();
+/// What the model's builder takes for granted: that what a merge makes is no longer than the longest token, and that the
+/// second part has the prefix. That the parts and the result are tokens it checks itself.
+fn check_merges(merges: &[(String, String)], prefix: &str, longest: usize) -> Result<()> {
     for (index, (left, right)) in merges.iter().enumerate() {
         let merge = || format!("merge {index} of {:?} and {:?}", excerpt(left), excerpt(right));
-        let Some(tail) = right.strip_prefix(prefix) else {
-            return Err(refuse("model.merges", format!("{}: the second lacks the prefix {prefix:?}", merge())));
-        };
-        joined.clear();
-        joined.push_str(left);
-        joined.push_str(tail);
-        if !known(left) || !known(right) || !known(&joined) {
-            return Err(refuse(
-                "model.merges",
-                format!("{}: the parts and the result must be in the vocabulary", merge()),
-            ));
+        match right.strip_prefix(prefix) {
+            None => return Err(refuse("model.merges", format!("{}: the second lacks the prefix {prefix:?}", merge()))),
+            Some(tail) if left.len() + tail.len() > longest => {
+                return Err(refuse("model.merges", format!("{}: the result is longer than any token", merge())));
+            }
+            Some(_) => {}
         }
     }
     Ok(())

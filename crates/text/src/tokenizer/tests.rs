@@ -113,7 +113,7 @@ fn contradictions_are_refused_with_their_part() {
         ("added_tokens", change("/added_tokens", json!("none"))),
         ("model.vocab", change("/model/vocab", json!({"a": 0, "b": 0, "ab": 2}))),
         ("model.vocab", change("/model/vocab/a", json!(4_294_967_295_u32))),
-        ("model.vocab", change("/added_tokens/0/id", json!(4_000_000_000_u32))),
+        ("added_tokens", change("/added_tokens/0/id", json!(4_000_000_000_u32))),
         ("model:", change("/model/vocab/a", json!(-1))),
         ("model:", change("/model/vocab", json!([]))),
         ("model.merges", change("/model/merges", json!(["a zzzzzzzzzzzzzzzzzzzzzzzzzzzzz"]))),

@@ -9,6 +9,11 @@ use super::*;
 /// Softmax weights by a polynomial within 2 ulp and sums of at most some thousand terms in f32, against f64.
 const TOLERANCE: f32 = 4e-6;
 
+/// The same where the key is long: the rounding of a score grows with the chain that made it.
+fn tolerance(spec: &AttendSpec) -> f32 {
+    TOLERANCE * (1.0 + spec.kv.k_dim as f32 / 128.0)
+}
+
 struct Sequence {
     start: usize,
     /// Rows that attend; the keys before them are written too.
@@ -84,7 +89,8 @@ fn spec(heads: (usize, usize), dims: (usize, usize), dtype: DType) -> AttendSpec
 
 fn any_spec(seeded: &mut Seeded) -> AttendSpec {
     let heads = seeded.pick(&[(1, 1), (4, 2), (6, 1), (3, 3), (14, 2), (16, 1)]);
-    let dims = seeded.pick(&[(16, 16), (24, 40), (64, 64), (72, 56), (128, 128), (80, 16), (144, 128), (20, 7)]);
+    let dims =
+        seeded.pick(&[(16, 16), (24, 40), (64, 64), (72, 56), (128, 128), (80, 16), (144, 128), (20, 7), (576, 512)]);
     let mut spec = spec(heads, dims, seeded.pick(&[DType::F32, DType::F16, DType::BF16]));
     spec.scale *= seeded.pick(&[1.0, 8.0]);
     spec.softcap = seeded.pick(&[None, Some(3.0), Some(30.0)]);
@@ -106,7 +112,7 @@ fn as_the_reference_on_random_shapes() {
         let s = Sequence::new(&mut seeded, &spec, start, rows);
         let expected = attend(&reference(), &spec, &[&s]);
         let first = attend(&cpus[0], &spec, &[&s]);
-        close(&format!("seed {seed} {spec:?} {start}+{rows}"), &first, &expected, TOLERANCE);
+        close(&format!("seed {seed} {spec:?} {start}+{rows}"), &first, &expected, tolerance(&spec));
         for cpu in &cpus[1..] {
             let what = format!("seed {seed}, {} × {}", cpu.isa().name(), cpu.threads());
             same(&what, &attend(cpu, &spec, &[&s]), &first);

@@ -13,8 +13,8 @@ use crate::simd::{LANES, Lanes, hmax, math, sum};
 /// Vectors of a page's tokens.
 const TILES: usize = PAGE_TOKENS / LANES;
 
-/// The running softmax of one pair: `[Dv up to whole vectors]` weighted values, then sixteen partial sums of weights, then
-/// the largest score.
+/// The running softmax of one pair: `[Dv up to whole vectors]` weighted values, then sixteen partial sums of weights,
+/// then the largest score.
 #[derive(Clone, Copy)]
 pub(super) struct Running {
     values: *mut f32,
@@ -90,8 +90,8 @@ impl Running {
         }
     }
 
-    /// The attention of a closed chain into `out`, which has Dv elements. A sink joins here, as a chain of its own after the last:
-    /// its score is the largest, its sum of weights 1, its values 0.
+    /// The attention of a closed chain into `out`, which has Dv elements. A sink joins here, as a chain of its own
+    /// after the last: its score is the largest, its sum of weights 1, its values 0.
     #[inline(always)]
     pub(super) unsafe fn finish<S: Lanes>(self, sink: Option<f32>, out: &mut [f32]) {
         // SAFETY: within the place and `out`; the set is the caller's.
@@ -117,7 +117,8 @@ fn larger(a: f32, b: f32) -> f32 {
     if b > a { b } else { a }
 }
 
-/// What is subtracted under the exponential: the largest score, and 0 while every score is -∞, which then weighs nothing.
+/// What is subtracted under the exponential: the largest score, and 0 while every score is -∞, which then weighs
+/// nothing.
 #[inline(always)]
 fn base(max: f32) -> f32 {
     if max == f32::NEG_INFINITY { 0.0 } else { max }
@@ -133,8 +134,8 @@ pub(super) struct Tile<E> {
     pub v_dim: usize,
     pub scale: f32,
     pub softcap: Option<f32>,
-    /// Where the page that comes next has its keys: they are asked for while these are worked on, a little at every step and
-    /// in the order in which they lie. Any address will do.
+    /// Where the page that comes next has its keys: they are asked for while these are worked on, a little at every
+    /// step and in the order in which they lie. Any address will do.
     pub next_keys: *const E,
     /// The same of its values.
     pub next_values: *const E,
@@ -373,8 +374,8 @@ const SLOTS: [f32; LANES] = {
     slots
 };
 
-/// Adds weight times value of the given slots, in order, to U vectors from element `first` on: one chain per element of the
-/// output. Gives U.
+/// Adds weight times value of the given slots, in order, to U vectors from element `first` on: one chain per element of
+/// the output. Gives U.
 #[inline(always)]
 unsafe fn strip<S: Lanes, E: Element, const R: usize, const U: usize>(
     tile: &Tile<E>,

@@ -12,12 +12,14 @@ use reverie_tensor::{Class, Error, Form, Input, Result, Tensor, Weight};
 
 use super::host;
 use super::panel::{Coding, Panels};
+use crate::Cpu;
 use crate::isa::Isa;
 use crate::simd::{Dot, LANES, Portable};
-use crate::Cpu;
 use plan::{Plan, is_int, tiles};
 use prepare::{Prepare, RowInput};
-use product::{BLOCK_COLUMNS, DensePanels, GroupedPanel, Scratch, dense_panels, exact_panel, int_panel, panels_at_once};
+use product::{
+    BLOCK_COLUMNS, DensePanels, GroupedPanel, Scratch, dense_panels, exact_panel, int_panel, panels_at_once,
+};
 use tile::Finish;
 
 /// Bytes of weights that a task takes at least, so that a thread reads memory in long runs.
@@ -232,7 +234,7 @@ impl Call<'_> {
         unsafe {
             if let Some(x) = plan.int_columns(base, lane) {
                 for (first, width) in tiles(from, to, S::COLUMNS) {
-                    S::enter(prepare(first, width, Some(x.from_column(first, k / super::panel::UNIT)), None));
+                    S::enter(prepare(first, width, Some(x.at_column(first, k / super::panel::UNIT)), None));
                 }
             }
             if let Some(x) = plan.float_columns(base, lane) {
@@ -247,7 +249,13 @@ impl Call<'_> {
     ///
     /// # Safety
     /// As for `Lanes`; the columns are prepared, and no other task has these panels and columns.
-    unsafe fn chunk<S: Dot>(&self, lane: usize, (mut from, to): (usize, usize), span: (usize, usize), scratch: &mut Scratch) {
+    unsafe fn chunk<S: Dot>(
+        &self,
+        lane: usize,
+        (mut from, to): (usize, usize),
+        span: (usize, usize),
+        scratch: &mut Scratch,
+    ) {
         let mut before = 0;
         for target in self.targets {
             let count = target.panels.count();
@@ -278,8 +286,7 @@ impl Call<'_> {
         unsafe {
             match (&panels.form, &target.coding) {
                 (Form::Grouped(form), Some(coding)) => {
-                    let (codes, scales) = panels.panel(p).split_at(panels.scales_at(form));
-                    let panel = GroupedPanel { form, coding, codes, scales };
+                    let panel = GroupedPanel { form, coding, k: panels.k, bytes: panels.panel(p) };
                     let acc = match self.plan.int_columns(base, lane) {
                         Some(x) if target.int => int_panel::<S>(panel, x, span, scratch),
                         _ => exact_panel::<S>(panel, float, span, scratch),

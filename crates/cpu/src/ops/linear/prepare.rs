@@ -10,7 +10,7 @@ use crate::ops::elementwise::{glu_row, sigmoid_gate_row};
 use crate::ops::host;
 use crate::ops::norm::{RowNorm, normalise_row};
 use crate::ops::panel::UNIT;
-use crate::simd::{Dot, Kernel, LANES, Lanes};
+use crate::simd::{Dot, Kernel, LANES};
 
 /// The input as rows of K values.
 #[derive(Clone, Copy)]
@@ -88,7 +88,7 @@ impl Kernel for Prepare<'_> {
             }
             if let Some(to) = self.int {
                 for (u, block) in row.chunks_exact(UNIT).enumerate() {
-                    quantise::<S>(block, to.from_unit(u, self.columns), (c, self.columns));
+                    quantise::<S>(block, to.at_unit(u, self.columns), (c, self.columns));
                 }
             }
         }

@@ -10,14 +10,13 @@ use reverie_tensor::{DType, Grouped};
 
 use super::plan::tiles;
 use super::tile::{Brain, Columns, Element, FloatTile, Half, IntTile, Single, Slice, Widen};
-use crate::ops::panel::{Bytes, Coding, DecodeScales, Expand, ExpandFloat, PLANE, Packed, Table, UNIT, Width};
+use crate::ops::panel::{
+    Bytes, Coding, DecodeScales, Expand, ExpandFloat, GroupedSlice, Packed, SLICE, Table, UNIT, Width, slices,
+};
 use crate::simd::{Dot, LANES};
 
 /// Columns of a block: a multiple of every tile.
 pub(crate) const BLOCK_COLUMNS: usize = 128;
-
-/// Units of a slice of grouped weights: a multiple of the 8 that a scale unit may span.
-const SLICE: usize = 16;
 
 /// Steps along K of a slice of f32 weights.
 const FLOAT_SLICE: usize = 128;
@@ -28,8 +27,8 @@ pub(crate) const MOST_PANELS: usize = 4;
 /// Scratch of one lane, on its stack.
 #[repr(align(64))]
 pub(crate) struct Scratch {
-    scales: MaybeUninit<[f32; SLICE * 2 * LANES]>,
-    biases: MaybeUninit<[f32; SLICE * 2 * LANES]>,
+    scales: MaybeUninit<[f32; SLICE / 16 * LANES]>,
+    biases: MaybeUninit<[f32; SLICE / 16 * LANES]>,
     weights: MaybeUninit<[f32; FLOAT_SLICE * LANES]>,
     /// The chains: `[columns][16]`, or `[panels][columns][16]`.
     acc: MaybeUninit<[f32; BLOCK_COLUMNS * LANES]>,
@@ -54,40 +53,40 @@ impl Scratch {
     }
 }
 
-/// The weights of one panel of grouped integers.
+/// One panel of grouped integers.
 #[derive(Clone, Copy)]
 pub(crate) struct GroupedPanel<'a> {
     pub(crate) form: &'a Grouped,
     pub(crate) coding: &'a Coding,
-    pub(crate) codes: &'a [u8],
-    pub(crate) scales: &'a [u8],
+    pub(crate) k: usize,
+    pub(crate) bytes: &'a [u8],
 }
 
-impl GroupedPanel<'_> {
-    fn units(&self) -> usize {
-        self.codes.len() / (PLANE * usize::from(self.form.bits))
+impl<'a> GroupedPanel<'a> {
+    /// Its slices, in K order.
+    fn slices(&self) -> impl Iterator<Item = GroupedSlice<'a>> {
+        slices(self.form, self.k, self.bytes)
     }
 
-    /// Decodes the scales of `units` units from unit `u` on and describes that slice.
-    unsafe fn slice<S: Dot>(&self, u: usize, units: usize, scratch: &mut Scratch) -> Slice {
-        let (g, k) = (self.form, u * UNIT);
-        let per_unit = g.scales.unit_weights(g.block);
+    /// Decodes the scales of a slice.
+    unsafe fn decode<S: Dot>(&self, slice: GroupedSlice<'_>, scratch: &mut Scratch) -> Slice {
+        let g = self.form;
         let (scales, biases) = (scratch.scales.as_mut_ptr().cast(), scratch.biases.as_mut_ptr().cast());
         S::enter(DecodeScales {
             kind: g.scales,
-            bytes: self.scales[k / per_unit * g.scales.unit_bytes() * LANES..].as_ptr(),
-            units: (units * UNIT).div_ceil(per_unit),
+            bytes: slice.scales.as_ptr(),
+            units: slice.k / g.scales.unit_weights(g.block),
             scales,
             biases,
         });
         Slice {
-            codes: self.codes[u * PLANE * usize::from(g.bits)..].as_ptr(),
+            codes: slice.codes.as_ptr(),
             table: self.coding.table.as_ref().map_or(std::ptr::null(), |t| t.as_ptr()),
             zero: self.coding.zero,
             scales,
             biases: if g.scales.has_bias() { biases } else { std::ptr::null() },
             units_per_scale_log2: (g.block / UNIT).checked_ilog2().unwrap_or(0),
-            units,
+            units: slice.k / UNIT,
         }
     }
 }
@@ -118,14 +117,14 @@ pub(crate) unsafe fn int_panel<S: Dot>(
     (from, to): (usize, usize),
     scratch: &mut Scratch,
 ) -> *const f32 {
-    let (all, halves) = (panel.units(), panel.form.block < UNIT);
+    let (all, halves) = (panel.k / UNIT, panel.form.block < UNIT);
     let acc = scratch.zeroed_acc(to - from);
     let fused = S::FUSED && matches!(to - from, 1 | 4);
-    for u in (0..all).step_by(SLICE) {
-        let units = (all - u).min(SLICE);
-        let slice = panel.slice::<S>(u, units, scratch);
+    for slice in panel.slices() {
+        let u = slice.at / UNIT;
+        let slice = panel.decode::<S>(slice, scratch);
         if fused {
-            let x = x.from_column(from, all).from_unit(u, to - from);
+            let x = x.at_column(from, all).at_unit(u, to - from);
             with_width!(S, panel.coding, few_columns((slice, x, acc), to - from, halves));
             continue;
         }
@@ -138,7 +137,7 @@ pub(crate) unsafe fn int_panel<S: Dot>(
             }
         };
         for (first, width) in tiles(from, to, S::COLUMNS) {
-            let x = x.from_column(first, all).from_unit(u, width);
+            let x = x.at_column(first, all).at_unit(u, width);
             let args = (slice, x, acc.add((first - from) * LANES));
             match if S::NARROW { panel.coding.run } else { 1 } {
                 8 if S::NARROW => columns::<S, Bytes<8>>(args, width, halves),
@@ -195,16 +194,16 @@ pub(crate) unsafe fn exact_panel<S: Dot>(
     (from, to): (usize, usize),
     scratch: &mut Scratch,
 ) -> *const f32 {
-    let (all, block) = (panel.units(), panel.form.block);
+    let (k, block) = (panel.k, panel.form.block);
     let acc = scratch.zeroed_acc(to - from);
     let out: *mut f32 = scratch.weights.as_mut_ptr().cast();
-    for u in (0..all).step_by(SLICE) {
-        let units = (all - u).min(SLICE);
-        let slice = panel.slice::<S>(u, units, scratch);
-        for part in (0..units).step_by(FLOAT_SLICE / UNIT) {
-            let steps = (units - part).min(FLOAT_SLICE / UNIT) * UNIT;
+    for slice in panel.slices() {
+        let at = slice.at;
+        let slice = panel.decode::<S>(slice, scratch);
+        for part in (0..slice.units).step_by(FLOAT_SLICE / UNIT) {
+            let steps = (slice.units - part).min(FLOAT_SLICE / UNIT) * UNIT;
             with_width!(S, panel.coding, expand_float(slice, (part, steps), block, out));
-            float_tiles::<S>((out, steps), (x, all * UNIT, u * UNIT + part * UNIT), (from, to), acc);
+            float_tiles::<S>((out, steps), (x, k, at + part * UNIT), (from, to), acc);
         }
     }
     acc

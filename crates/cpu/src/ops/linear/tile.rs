@@ -2,14 +2,12 @@
 //! width of a tile, the instruction set and where a chain was cut in between change no bit. Knows no tensors.
 
 #![allow(unsafe_op_in_unsafe_fn)] // every unsafe function states its contract once
+#![allow(clippy::needless_range_loop)] // lanes of several arrays go by one index
 
 use std::marker::PhantomData;
 
-use crate::ops::panel::{UNIT, Width, each_quad};
+use crate::ops::panel::{AHEAD, UNIT, Width, each_quad};
 use crate::simd::{Dot, Kernel, LANES, Lanes};
-
-/// How far ahead of the codes in use the next ones are asked for, in bytes.
-const AHEAD: usize = 2048;
 
 /// Int8 columns as a tile reads them: per unit of 32 k, one column beside the other.
 #[derive(Clone, Copy)]
@@ -30,7 +28,7 @@ pub(crate) struct Columns {
 
 impl Columns {
     /// The same columns from unit `u` on, in a tile of `c` columns.
-    pub(crate) fn from_unit(self, u: usize, c: usize) -> Columns {
+    pub(crate) fn at_unit(self, u: usize, c: usize) -> Columns {
         Columns {
             q: self.q.wrapping_add(u * c * UNIT),
             scale: self.scale.wrapping_add(u * c),
@@ -42,8 +40,8 @@ impl Columns {
     }
 
     /// The columns from number `c` on, `units` units each.
-    pub(crate) fn from_column(self, c: usize, units: usize) -> Columns {
-        Columns { q: self.q.wrapping_add(c * units * UNIT), ..self.from_unit(c * units, 1) }
+    pub(crate) fn at_column(self, c: usize, units: usize) -> Columns {
+        Columns { q: self.q.wrapping_add(c * units * UNIT), ..self.at_unit(c * units, 1) }
     }
 }
 
@@ -118,7 +116,7 @@ impl<W: Width, const C: usize, const HALVES: bool> Kernel for IntTile<W, C, HALV
                     S::prefetch(unit.wrapping_add(AHEAD + 64 * line));
                 }
             }
-            let x = self.x.from_unit(u, C);
+            let x = self.x.at_unit(u, C);
             let (sums, scaled) = if HALVES { (x.half_sum, x.half_scaled) } else { (x.sum, x.scaled) };
             let block = if HALVES { 2 * u } else { u >> s.units_per_scale_log2 };
             let mut acc = if late { [S::izero(); C] } else { self.start::<S>(sums) };

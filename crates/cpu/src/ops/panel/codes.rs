@@ -6,7 +6,7 @@
 use std::marker::PhantomData;
 
 use super::{PLANE, UNIT};
-use crate::simd::{Dot, Kernel, LANES, Lanes};
+use crate::simd::{Dot, Kernel, LANES};
 
 /// Quads of a unit.
 pub(crate) const QUADS: usize = 8;
@@ -83,7 +83,7 @@ impl<const RUN: usize> Width for Bytes<RUN> {
 #[inline(always)]
 unsafe fn four<S: Dot, const Q: usize>(plane: *const u8) -> S::B {
     let v = S::bload(plane.add(Q / 2 * QUAD));
-    S::band(if Q % 2 == 0 { v } else { S::bshr(v, 4) }, S::bsplat(15))
+    S::band(if Q.is_multiple_of(2) { v } else { S::bshr(v, 4) }, S::bsplat(15))
 }
 
 /// A quad's two bits, moved to bit `at` of each byte: quads 4i..4i+4 share a byte.
@@ -181,12 +181,12 @@ impl<W: Width> Kernel for ExpandFloat<W> {
     }
 }
 
-/// Writes sixteen rows of `k` codes, one a byte, as planes.
-pub(super) fn pack(bits: u8, rows: &[u8], k: usize, out: &mut [u8]) {
+/// Writes codes of sixteen rows, one a byte and `stride` from row to row, as planes that fill `out`.
+pub(super) fn pack(bits: u8, rows: &[u8], stride: usize, out: &mut [u8]) {
     for (u, unit) in out.chunks_exact_mut(PLANE * usize::from(bits)).enumerate() {
         for r in 0..LANES {
             let mut quads = [0u32; QUADS];
-            let row = &rows[r * k + u * UNIT..][..UNIT];
+            let row = &rows[r * stride + u * UNIT..][..UNIT];
             for (q, four) in quads.iter_mut().zip(row.chunks_exact(4)) {
                 *q = u32::from_le_bytes([four[0], four[1], four[2], four[3]]);
             }
@@ -237,7 +237,7 @@ fn gather_one(quads: [u32; QUADS], from: u32) -> u32 {
     quads.iter().enumerate().fold(0, |word, (i, q)| word | (((q >> from) & 0x0101_0101) << i))
 }
 
-/// The codes of row `r` of a panel, one a byte.
+/// The codes of row `r` of a slice, one a byte.
 pub(super) fn unpack_row(bits: u8, codes: &[u8], r: usize, out: &mut [u8]) {
     for (unit, out) in codes.chunks_exact(PLANE * usize::from(bits)).zip(out.chunks_exact_mut(UNIT)) {
         let word = |at: usize| {

@@ -1,9 +1,10 @@
 //! Weight panels: sixteen output rows side by side, K in order, codes at their native bits, scales in their native form. The
 //! one copy that a loaded matrix has. Knows the compute forms and no file format.
 //!
-//! A panel of grouped weights is its codes and then its scales. Codes go by units of 32 k: per unit the 4-bit plane, the
-//! 2-bit plane, the 1-bit plane (whichever the width needs; 8 bits are one plane of bytes), 64 bytes for every bit. Scales
-//! go by units of the format, each field of a unit for sixteen rows side by side. A dense panel is `[K][16]` floats.
+//! A panel of grouped weights goes by slices of 512 k: a slice's scales, then its codes, so that memory is read in one
+//! stream. Scales go by units of the format, each field of a unit for sixteen rows side by side. Codes go by units of 32 k: per
+//! unit the 4-bit plane, the 2-bit plane, the 1-bit plane (whichever the width needs; 8 bits are one plane of bytes), 64
+//! bytes for every bit. A dense panel is `[K][16]` floats.
 
 mod codes;
 mod scales;
@@ -26,8 +27,14 @@ pub(crate) use scales::DecodeScales;
 /// Weights along K of a unit.
 pub(crate) const UNIT: usize = 32;
 
+/// Weights along K of a slice: a multiple of the 256 that a unit of scales may serve.
+pub(crate) const SLICE: usize = 512;
+
 /// Bytes of one bit of a unit: sixteen rows.
 pub(crate) const PLANE: usize = UNIT * LANES / 8;
+
+/// How far ahead of the bytes in use the next ones are asked for where memory is the limit.
+pub(crate) const AHEAD: usize = 8192;
 
 /// A packed matrix.
 pub(crate) struct Panels {
@@ -91,11 +98,6 @@ impl Panels {
         LANES * self.form.row_bytes(self.k)
     }
 
-    /// Offset of the scales within a panel of grouped weights.
-    pub(crate) fn scales_at(&self, g: &Grouped) -> usize {
-        self.k / UNIT * PLANE * usize::from(g.bits)
-    }
-
     /// The bytes of one panel.
     pub(crate) fn panel(&self, i: usize) -> &[u8] {
         self.panels(i, 1)
@@ -106,6 +108,26 @@ impl Panels {
         let (all, stride) = (self.buffer.bytes().unwrap_or(&[]), self.stride());
         &all[i * stride..(i + count) * stride]
     }
+}
+
+/// A slice of a panel of grouped weights: `k` weights of sixteen rows.
+#[derive(Clone, Copy)]
+pub(crate) struct GroupedSlice<'a> {
+    /// First weight along K.
+    pub(crate) at: usize,
+    pub(crate) k: usize,
+    pub(crate) scales: &'a [u8],
+    pub(crate) codes: &'a [u8],
+}
+
+/// The slices of a panel, in K order.
+pub(crate) fn slices<'a>(g: &Grouped, k: usize, panel: &'a [u8]) -> impl Iterator<Item = GroupedSlice<'a>> {
+    let (scales, whole) = (LANES * g.row_scale_bytes(SLICE), LANES * g.row_bytes(SLICE));
+    panel.chunks(whole).enumerate().map(move |(i, bytes)| {
+        let (at, len) = (i * SLICE, (k - i * SLICE).min(SLICE));
+        let (scales, codes) = bytes.split_at(if len == SLICE { scales } else { LANES * g.row_scale_bytes(len) });
+        GroupedSlice { at, k: len, scales, codes }
+    })
 }
 
 /// See `Backend::packed_bytes`.
@@ -153,7 +175,11 @@ pub(crate) fn unpack(weight: &Weight) -> Result<Box<dyn WeightSource + '_>> {
 fn check(n: usize, k: usize, form: &Form) -> Result<()> {
     let refuse = |what: &str, found: String, expected: &str| Err(Error::value(what, found, expected));
     if n == 0 || k == 0 || n.checked_mul(k).and_then(|e| e.checked_mul(8)).is_none() {
-        return refuse("shape of a weight", format!("[{n}, {k}]"), "both extents at least 1, and a size that fits memory");
+        return refuse(
+            "shape of a weight",
+            format!("[{n}, {k}]"),
+            "both extents at least 1, and a size that fits memory",
+        );
     }
     let g = match form {
         Form::Dense(d) if d.is_float() => return Ok(()),
@@ -178,11 +204,19 @@ fn check(n: usize, k: usize, form: &Form) -> Result<()> {
         Scales::Nibbles16 | Scales::Six16 | Scales::Byte16 => &[16],
     };
     if !blocks.contains(&g.block) {
-        return refuse("block of a weight's scales", g.block.to_string(), &format!("one of {blocks:?} for {:?}", g.scales));
+        return refuse(
+            "block of a weight's scales",
+            g.block.to_string(),
+            &format!("one of {blocks:?} for {:?}", g.scales),
+        );
     }
     let multiple = g.block.max(UNIT).max(g.scales.unit_weights(g.block));
     if !k.is_multiple_of(multiple) {
-        return refuse("length of a weight's rows", k.to_string(), &format!("a multiple of {multiple} for this format"));
+        return refuse(
+            "length of a weight's rows",
+            k.to_string(),
+            &format!("a multiple of {multiple} for this format"),
+        );
     }
     Ok(())
 }
@@ -224,13 +258,16 @@ impl<'a> Rows<'a> {
                 _ => scales::interleave::<4>(&self.values, row, panel),
             },
             Form::Grouped(g) => {
-                let (codes_out, scales_out) = panel.split_at_mut(self.k / UNIT * PLANE * usize::from(g.bits));
-                codes::pack(g.bits, &self.values, self.k, codes_out);
                 let row = self.scales.len() / LANES;
                 for (i, out) in self.scales.chunks_exact_mut(row).enumerate() {
                     if first + i < self.n { self.source.row_scales(first + i, out) } else { out.fill(0) }
                 }
-                scales::pack(g, &self.scales, row, scales_out);
+                for (i, out) in panel.chunks_mut(LANES * g.row_bytes(SLICE)).enumerate() {
+                    let (at, len) = (i * SLICE, (self.k - i * SLICE).min(SLICE));
+                    let (scales_out, codes_out) = out.split_at_mut(LANES * g.row_scale_bytes(len));
+                    scales::pack(g, &self.scales[g.row_scale_bytes(at)..], row, scales_out);
+                    codes::pack(g.bits, &self.values[at..], self.k, codes_out);
+                }
             }
         }
     }

@@ -5,13 +5,26 @@
 
 use reverie_tensor::{DType, Grouped, Scales};
 
-use crate::simd::{Dot, Kernel, LANES, Lanes};
+use super::AHEAD;
+use crate::simd::{Dot, Kernel, LANES};
 
 /// Widths in bytes of the fields that a unit of scale bytes is moved by.
 fn fields(scales: Scales) -> &'static [usize] {
     match scales {
-        Scales::Float(d) => if d.size() == 4 { &[4] } else { &[2] },
-        Scales::FloatBias(d) => if d.size() == 4 { &[4, 4] } else { &[2, 2] },
+        Scales::Float(d) => {
+            if d.size() == 4 {
+                &[4]
+            } else {
+                &[2]
+            }
+        }
+        Scales::FloatBias(d) => {
+            if d.size() == 4 {
+                &[4, 4]
+            } else {
+                &[2, 2]
+            }
+        }
         Scales::Exponent => &[1],
         Scales::Nibbles16 => &[2, 2, 4, 4, 4, 4],
         Scales::Six16 => &[2, 4, 4, 4],
@@ -29,10 +42,10 @@ pub(super) fn interleave<const SIZE: usize>(rows: &[u8], row: usize, out: &mut [
     }
 }
 
-/// Calls `f` for each field of sixteen rows: where it lies in a row's scale bytes, where in the panel's, its width.
-fn each_field(scales: Scales, row: usize, mut f: impl FnMut(usize, usize, usize)) {
+/// Calls `f` for each field of `bytes` bytes of a row's scales: where it lies in the row's, where in the slice's, its width.
+fn each_field(scales: Scales, bytes: usize, mut f: impl FnMut(usize, usize, usize)) {
     let mut at = 0;
-    while at < row {
+    while at < bytes {
         for &width in fields(scales) {
             f(at, at * LANES, width);
             at += width;
@@ -40,23 +53,23 @@ fn each_field(scales: Scales, row: usize, mut f: impl FnMut(usize, usize, usize)
     }
 }
 
-/// Sixteen rows of scale bytes, `row` bytes each, to the panel's order.
-pub(super) fn pack(g: &Grouped, rows: &[u8], row: usize, out: &mut [u8]) {
-    each_field(g.scales, row, |from, to, width| {
+/// Scale bytes of sixteen rows, `stride` from row to row, to a slice's order; as many as fill `out`.
+pub(super) fn pack(g: &Grouped, rows: &[u8], stride: usize, out: &mut [u8]) {
+    each_field(g.scales, out.len() / LANES, |from, to, width| {
         for r in 0..LANES {
-            out[to + r * width..][..width].copy_from_slice(&rows[r * row + from..][..width]);
+            out[to + r * width..][..width].copy_from_slice(&rows[r * stride + from..][..width]);
         }
     });
 }
 
-/// The scale bytes of row `r` of a panel.
-pub(super) fn unpack_row(g: &Grouped, panel: &[u8], r: usize, out: &mut [u8]) {
+/// The scale bytes of row `r` of a slice.
+pub(super) fn unpack_row(g: &Grouped, slice: &[u8], r: usize, out: &mut [u8]) {
     each_field(g.scales, out.len(), |to, from, width| {
-        out[to..to + width].copy_from_slice(&panel[from + r * width..][..width]);
+        out[to..to + width].copy_from_slice(&slice[from + r * width..][..width]);
     });
 }
 
-/// Decodes a panel's scales to f32: per block sixteen scales, and sixteen biases where the format has them.
+/// Decodes a slice's scales to f32: per block sixteen scales, and sixteen biases where the format has them.
 pub(crate) struct DecodeScales {
     pub(crate) kind: Scales,
     /// The first scale unit.
@@ -82,6 +95,9 @@ impl Kernel for DecodeScales {
             let at = u * per_unit * LANES;
             let out = Out { scales: self.scales.wrapping_add(at), biases: self.biases.wrapping_add(at) };
             let unit = self.bytes.add(u * bytes);
+            for line in (0..bytes).step_by(64) {
+                S::prefetch(unit.wrapping_add(AHEAD + line));
+            }
             match self.kind {
                 Scales::Float(d) => out.scale::<S>(0, float::<S>(d, unit)),
                 Scales::FloatBias(d) => {

@@ -2,7 +2,7 @@
 
 use reverie_tensor::{Form, WeightSource};
 
-use super::{Panels, codes, scales};
+use super::{Panels, codes, scales, slices};
 use crate::simd::LANES;
 
 /// A packed matrix as a source.
@@ -40,15 +40,18 @@ impl WeightSource for View<'_> {
 
     fn row_codes(&self, row: usize, out: &mut [u8]) {
         if let Form::Grouped(g) = &self.0.form {
-            let panel = self.0.panel(row / LANES);
-            codes::unpack_row(g.bits, &panel[..self.0.scales_at(g)], row % LANES, out);
+            for s in slices(g, self.0.k, self.0.panel(row / LANES)) {
+                codes::unpack_row(g.bits, s.codes, row % LANES, &mut out[s.at..s.at + s.k]);
+            }
         }
     }
 
     fn row_scales(&self, row: usize, out: &mut [u8]) {
         if let Form::Grouped(g) = &self.0.form {
-            let panel = self.0.panel(row / LANES);
-            scales::unpack_row(g, &panel[self.0.scales_at(g)..], row % LANES, out);
+            for s in slices(g, self.0.k, self.0.panel(row / LANES)) {
+                let span = g.row_scale_bytes(s.at)..g.row_scale_bytes(s.at + s.k);
+                scales::unpack_row(g, s.scales, row % LANES, &mut out[span]);
+            }
         }
     }
 

@@ -22,10 +22,9 @@ fn naive(text: &str, pieces: &[(&str, f32)]) -> Vec<u32> {
     loop {
         let mut best: Option<(f32, usize)> = None;
         for at in 0..symbols.len().saturating_sub(1) {
-            if let Some(found) = score(&format!("{}{}", symbols[at], symbols[at + 1])) {
-                if best.is_none_or(|(score, _)| found > score) {
-                    best = Some((found, at));
-                }
+            let found = score(&format!("{}{}", symbols[at], symbols[at + 1]));
+            if let Some(found) = found.filter(|found| best.is_none_or(|(score, _)| found > &score)) {
+                best = Some((found, at));
             }
         }
         let Some((_, at)) = best else { break };
