@@ -2,7 +2,7 @@
 //!
 //! ```no_run
 //! # fn main() -> reverie::Result<()> {
-//! let model = reverie::Loader::default().load("pocket")?;
+//! let model = reverie::Loader::default().load(reverie::EMBEDDED)?;
 //! let mut session = model.session();
 //! for delta in model.generate(&mut session, "fn main() {", reverie::GenerateSpec::default())? {
 //!     print!("{}", delta?.text);

@@ -212,3 +212,31 @@ fn a_template_that_raises_says_so() {
     assert_eq!(out.status.code(), Some(1));
     assert!(text(&out.stderr).contains("only haiku, please"), "{}", text(&out.stderr));
 }
+
+#[test]
+fn a_hub_id_is_fetched_once_and_kept() {
+    let folder = root().join("qwen3");
+    let files: Vec<(String, Vec<u8>)> = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+        .iter()
+        .map(|name| ((*name).to_owned(), std::fs::read(folder.join(name)).expect("fixture")))
+        .collect();
+    let listed: Vec<(&str, Vec<u8>)> = files.iter().map(|(n, b)| (n.as_str(), b.clone())).collect();
+    let hub = crate::stand_in::StandIn::start(&listed);
+    let cache = tempfile::tempdir().expect("tempdir");
+    let go = |offline: &str| {
+        Command::new(env!("CARGO_BIN_EXE_reverie"))
+            .args(["generate", "some-owner/some-model", "-p", "hello", "-n", "4", "--temperature", "0"])
+            .env("HF_ENDPOINT", &hub.endpoint)
+            .env("HF_HUB_CACHE", cache.path())
+            .env("HF_HUB_OFFLINE", offline)
+            .env_remove("HF_TOKEN")
+            .output()
+            .expect("runs")
+    };
+    let first = go("0");
+    assert!(first.status.success(), "{}", text(&first.stderr));
+    let local = reverie(&["generate", &fixture("qwen3"), "-p", "hello", "-n", "4", "--temperature", "0"]);
+    assert_eq!(first.stdout, local.stdout);
+    assert!(cache.path().join("models--some-owner--some-model/refs/main").exists());
+    assert_eq!(go("1").stdout, local.stdout, "from the cache, offline");
+}

@@ -3,4 +3,7 @@
 mod cli;
 mod fixtures;
 mod laws;
+#[allow(dead_code)]
+#[path = "../crates/files/tests/hub/stand_in.rs"]
+mod stand_in;
 mod tidy;

@@ -57,6 +57,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if args.runs == 0 {
         return Err(UsageError("--runs: found 0, expected at least 1".into()).into());
     }
+    let threads = args.load.threads.unwrap_or_else(reverie::rooms::cpu::physical_cores);
+    // Before the model: the probe's own buffer must not count in the peak.
+    let bandwidth = reverie::rooms::cpu::probe::read_bandwidth(threads, 3);
+    report::forget_peak();
     let began = Instant::now();
     let (engine, name) = match (&args.model, &args.synthetic) {
         (Some(model), _) => (Arc::clone(args.load.load(model)?.engine()), model.clone()),
@@ -70,8 +74,6 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     step(model, &mut state, 1)?;
     let first_ms = first.elapsed().as_secs_f64() * 1e3;
     drop(state);
-    let threads = args.load.threads.unwrap_or_else(reverie::rooms::cpu::physical_cores);
-    let bandwidth = reverie::rooms::cpu::probe::read_bandwidth(threads, 3);
     let weights_bytes = weights_read(model);
     let mut rows = Vec::new();
     let bar = progress_bar((args.depth.len() * args.runs) as u64, "measuring [{bar:30}] {pos}/{len}");

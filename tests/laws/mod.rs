@@ -2,5 +2,6 @@
 
 mod budget;
 mod oracle;
+mod pack;
 mod pocket;
 mod same_bits;

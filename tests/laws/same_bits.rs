@@ -27,7 +27,7 @@ fn fresh(loaded: &reverie::LoadedModel) -> (std::sync::Arc<Model>, State) {
 /// Both ways of computing: f32 activations, and int8 where weights are integers.
 fn ways(path: &Path) -> &'static [bool] {
     // Dense weights have one way only.
-    if path.extension().is_some() { &[true, false] } else { &[false] }
+    if path.extension().is_some() || path.ends_with("qwen3_mlx") { &[true, false] } else { &[false] }
 }
 
 #[test]

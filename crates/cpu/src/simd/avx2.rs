@@ -211,6 +211,16 @@ unsafe fn pinned(mut v: __m256i) -> __m256i {
     v
 }
 
+/// `sum` plus products of eight rows: |w|·(x with w's sign) is at most 128·127, so that a pair fits an i16.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn wide(sum: __m256i, codes: __m256i, x: __m256i) -> __m256i {
+    let w = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
+    let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+    // SAFETY: the set is enabled.
+    unsafe { pinned(_mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))) }
+}
+
 // SAFETY: callers run these only where the set was detected; pointers are valid by the trait's contract.
 #[allow(unused_unsafe)]
 unsafe impl Dot for Avx2 {
@@ -234,11 +244,6 @@ unsafe impl Dot for Avx2 {
         }
         // SAFETY: the set was detected.
         unsafe { enabled(kernel) }
-    }
-    #[inline(always)]
-    unsafe fn prefetch(p: *const u8) {
-        // SAFETY: the set was detected; pointers are valid by contract.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
     #[inline(always)]
     unsafe fn bload(p: *const u8) -> Self::B {
@@ -307,8 +312,10 @@ unsafe impl Dot for Avx2 {
         // SAFETY: the set was detected; pointers are valid by contract.
         unsafe {
             let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
-            let half = |run, codes| pinned(_mm256_add_epi16(run, _mm256_maddubs_epi16(codes, x)));
-            [half(run[0], codes[0]), half(run[1], codes[1])]
+            [
+                pinned(_mm256_add_epi16(run[0], _mm256_maddubs_epi16(codes[0], x))),
+                pinned(_mm256_add_epi16(run[1], _mm256_maddubs_epi16(codes[1], x))),
+            ]
         }
     }
     #[inline(always)]
@@ -324,17 +331,10 @@ unsafe impl Dot for Avx2 {
     }
     #[inline(always)]
     unsafe fn step_wide(sum: Self::I, codes: Self::B, x: *const i8) -> Self::I {
-        // |w|·(x with w's sign): at most 128·127 a product, so that a pair fits an i16.
         // SAFETY: the set was detected; pointers are valid by contract.
         unsafe {
-            let (top, one) = (_mm256_set1_epi8(-128), _mm256_set1_epi16(1));
             let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
-            let half = |sum, codes| {
-                let w = _mm256_xor_si256(codes, top);
-                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-                pinned(_mm256_add_epi32(sum, _mm256_madd_epi16(pairs, one)))
-            };
-            [half(sum[0], codes[0]), half(sum[1], codes[1])]
+            [wide(sum[0], codes[0], x), wide(sum[1], codes[1], x)]
         }
     }
     #[inline(always)]

@@ -184,11 +184,6 @@ unsafe impl Dot for Avx512 {
         unsafe { enabled(kernel) }
     }
     #[inline(always)]
-    unsafe fn prefetch(p: *const u8) {
-        // SAFETY: the set was detected; pointers are valid by contract.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
-    }
-    #[inline(always)]
     unsafe fn bload(p: *const u8) -> Self::B {
         // SAFETY: the set was detected; pointers are valid by contract.
         unsafe { _mm512_loadu_si512(p.cast()) }

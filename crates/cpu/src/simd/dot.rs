@@ -40,8 +40,6 @@ pub unsafe trait Dot: Lanes {
 
     /// Runs `kernel` inside a function that enables the set.
     unsafe fn enter<K: Kernel>(kernel: K);
-    /// Asks for the cache line at `p`, which may lie anywhere.
-    unsafe fn prefetch(p: *const u8);
 
     unsafe fn bload(p: *const u8) -> Self::B;
     unsafe fn bstore(p: *mut u8, v: Self::B);

@@ -174,8 +174,6 @@ unsafe impl Dot for Portable {
         // SAFETY: the caller's contract.
         unsafe { kernel.run::<Portable>() }
     }
-    #[inline(always)]
-    unsafe fn prefetch(_p: *const u8) {}
 
     #[inline(always)]
     unsafe fn bload(p: *const u8) -> Self::B {

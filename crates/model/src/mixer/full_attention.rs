@@ -58,6 +58,9 @@ impl Spec {
         let width = config.usize("hidden_size")?;
         let n_heads = config.usize("num_attention_heads")?;
         let n_kv_heads = config.optional_usize("num_key_value_heads")?.unwrap_or(n_heads);
+        if n_heads > 1 << 16 {
+            return Err(Error::config("num_attention_heads", n_heads, "1 to 65536"));
+        }
         if n_heads == 0 || n_kv_heads == 0 || !n_heads.is_multiple_of(n_kv_heads) {
             return Err(Error::config(
                 "num_key_value_heads",
@@ -76,8 +79,8 @@ impl Spec {
                 ));
             }
         };
-        if head_dim == 0 || head_dim > 4096 {
-            return Err(Error::config("head_dim", head_dim, "1 to 4096"));
+        if head_dim == 0 || head_dim > 4096 || !head_dim.is_multiple_of(2) {
+            return Err(Error::config("head_dim", head_dim, "an even number up to 4096"));
         }
         let bias = config.optional_bool("attention_bias")?.unwrap_or(false);
         let kinds = config.optional_texts("layer_types")?;

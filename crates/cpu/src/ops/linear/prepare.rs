@@ -111,12 +111,7 @@ unsafe fn quantise<S: Dot>(block: &[f32], to: Columns, (c, of): (usize, usize)) 
     } else {
         (amax / 127.0, inverse)
     };
-    let code = |v| {
-        let y = S::mul(v, S::splat(inverse));
-        // Where the inverse is 0, what is not finite became NaN.
-        S::to_i(S::if_nan(y, S::splat(0.0), y))
-    };
-    let (a, b) = (code(a), code(b));
+    let (a, b) = (code::<S>(a, inverse), code::<S>(b, inverse));
     let q = to.q.add(c * UNIT);
     S::istore_i8(q, a);
     S::istore_i8(q.add(LANES), b);
@@ -128,4 +123,11 @@ unsafe fn quantise<S: Dot>(block: &[f32], to: Columns, (c, of): (usize, usize)) 
     *to.scaled.add(c) = scale * (low + high) as f32;
     *to.half_scaled.add(c) = scale * low as f32;
     *to.half_scaled.add(of + c) = scale * high as f32;
+}
+
+/// `v · inverse` to the nearest integer, 0 for NaN: what is not finite becomes NaN where the inverse is 0.
+#[inline(always)]
+unsafe fn code<S: Dot>(v: S::F, inverse: f32) -> S::I {
+    let y = S::mul(v, S::splat(inverse));
+    S::to_i(S::if_nan(y, S::splat(0.0), y))
 }

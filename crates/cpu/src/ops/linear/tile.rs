@@ -6,7 +6,7 @@
 
 use std::marker::PhantomData;
 
-use crate::ops::panel::{AHEAD, UNIT, Width, each_quad};
+use crate::ops::panel::{UNIT, Width, each_quad};
 use crate::simd::{Dot, Kernel, LANES, Lanes};
 
 /// Int8 columns as a tile reads them: per unit of 32 k, one column beside the other.
@@ -111,11 +111,6 @@ impl<W: Width, const C: usize, const HALVES: bool> Kernel for IntTile<W, C, HALV
         }
         for u in 0..s.units {
             let unit = s.codes.add(u * W::BYTES);
-            if C <= 2 && W::BYTES < UNIT * LANES || C == 1 {
-                for line in 0..W::BYTES / 64 {
-                    S::prefetch(unit.wrapping_add(AHEAD + 64 * line));
-                }
-            }
             let x = self.x.at_unit(u, C);
             let (sums, scaled) = if HALVES { (x.half_sum, x.half_scaled) } else { (x.sum, x.scaled) };
             let block = if HALVES { 2 * u } else { u >> s.units_per_scale_log2 };
@@ -226,9 +221,6 @@ impl<E: Element, const P: usize, const C: usize> Kernel for FloatTile<E, P, C> {
         for k in 0..self.k {
             for p in 0..P {
                 let at = self.weights.wrapping_add(p * self.stride + k * LANES * E::SIZE);
-                if C == 1 {
-                    S::prefetch(at.wrapping_add(AHEAD));
-                }
                 let w = E::load::<S>(at);
                 for c in 0..C {
                     f[p][c] = S::fma(w, S::splat(*self.x.add(k * C + c)), f[p][c]);
@@ -277,23 +269,29 @@ pub(crate) struct Finish {
     pub(crate) stride: usize,
 }
 
+impl Finish {
+    /// The rows that exist.
+    #[inline(always)]
+    unsafe fn load<S: Lanes>(&self, p: *const f32) -> S::F {
+        if self.rows == LANES { S::load(p) } else { S::load_n(p, self.rows) }
+    }
+}
+
 impl Kernel for Finish {
     #[inline(always)]
     unsafe fn run<S: Dot>(self) {
-        let n = self.rows;
-        let whole = n == LANES;
-        let load = |p: *const f32| if whole { S::load(p) } else { S::load_n(p, n) };
-        let bias = if self.bias.is_null() { S::splat(0.0) } else { load(self.bias) };
+        let whole = self.rows == LANES;
+        let bias = if self.bias.is_null() { S::splat(0.0) } else { self.load::<S>(self.bias) };
         for c in 0..self.columns {
             let mut v = S::load(self.acc.add(c * LANES));
             if !self.bias.is_null() {
                 v = S::add(v, bias);
             }
             if !self.residual.is_null() {
-                v = S::add(load(self.residual.add(c * self.stride)), v);
+                v = S::add(self.load::<S>(self.residual.add(c * self.stride)), v);
             }
             let y = self.y.add(c * self.stride);
-            if whole { S::store(y, v) } else { S::store_n(y, n, v) }
+            if whole { S::store(y, v) } else { S::store_n(y, self.rows, v) }
         }
     }
 }

@@ -33,9 +33,6 @@ pub(crate) const SLICE: usize = 512;
 /// Bytes of one bit of a unit: sixteen rows.
 pub(crate) const PLANE: usize = UNIT * LANES / 8;
 
-/// How far ahead of the bytes in use the next ones are asked for where memory is the limit.
-pub(crate) const AHEAD: usize = 8192;
-
 /// A packed matrix.
 pub(crate) struct Panels {
     pub(crate) n: usize,

@@ -5,7 +5,6 @@
 
 use reverie_tensor::{DType, Grouped, Scales};
 
-use super::AHEAD;
 use crate::simd::{Dot, Kernel, LANES};
 
 /// Widths in bytes of the fields that a unit of scale bytes is moved by.
@@ -95,9 +94,6 @@ impl Kernel for DecodeScales {
             let at = u * per_unit * LANES;
             let out = Out { scales: self.scales.wrapping_add(at), biases: self.biases.wrapping_add(at) };
             let unit = self.bytes.add(u * bytes);
-            for line in (0..bytes).step_by(64) {
-                S::prefetch(unit.wrapping_add(AHEAD + line));
-            }
             match self.kind {
                 Scales::Float(d) => out.scale::<S>(0, float::<S>(d, unit)),
                 Scales::FloatBias(d) => {
@@ -144,8 +140,13 @@ unsafe fn float<S: Dot>(d: DType, p: *const u8) -> S::F {
 #[inline(always)]
 unsafe fn exponent<S: Dot>(e: S::I) -> S::F {
     let low = S::ishr(e, 1);
-    let power = |v| S::pow2i(S::sub(S::to_f(v), S::splat(64.0)));
-    S::mul(power(low), power(S::isub(e, low)))
+    S::mul(power::<S>(low), power::<S>(S::isub(e, low)))
+}
+
+/// 2^(e - 64).
+#[inline(always)]
+unsafe fn power<S: Dot>(e: S::I) -> S::F {
+    S::pow2i(S::sub(S::to_f(e), S::splat(64.0)))
 }
 
 /// `bits` bits of each lane, from bit `at`.
