@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use indicatif::{ProgressBar, ProgressStyle};
+use reverie::rooms::engine::EngineSpec;
 use reverie::{LoadEvent, LoadedModel, Loader, PARAMS, SamplerParams};
 
 use super::UsageError;
@@ -36,12 +37,8 @@ pub struct LoadArgs {
 impl LoadArgs {
     /// A loader with these choices.
     pub fn loader(&self) -> anyhow::Result<Loader> {
-        let mut loader = Loader::default();
-        loader.threads = self.threads;
-        loader.exact = self.exact;
-        loader.engine.kv.clone_from(&self.kv);
-        loader.engine.chunk = self.chunk;
-        loader.engine.memory = self.memory;
+        let engine = EngineSpec { kv: self.kv.clone(), chunk: self.chunk, memory: self.memory };
+        let mut loader = Loader { threads: self.threads, exact: self.exact, engine, ..Loader::default() };
         if let Some(path) = &self.template {
             let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the template {}", path.display()))?;
             loader.template = Some(text);

@@ -1,5 +1,5 @@
 //! Speed of matrix products by shape, form, rows and instruction set, against the read bandwidth probed in the same run.
-//! `matmul [form=…] [isa=…] [rows=1,4,…] [threads=1,2] [shape=NxK,…] [secs=0.5] [clock=cpu] [exact]`
+//! `matmul [form=…] [isa=…] [rows=1,4,…] [threads=1,2] [shape=NxK,…] [secs=0.5] [copies=1] [clock=cpu] [exact]`
 //! `clock=cpu` counts the time that the kernel gave this thread (Linux, one thread): for a machine that others use too.
 
 use std::time::{Duration, Instant};
@@ -127,7 +127,7 @@ fn main() {
                     let cpu = Cpu::new(CpuSpec { threads: Some(threads), numerics, isa: Some(isa) }).expect("cpu");
                     let bytes = cpu.packed_bytes(n, k, &form);
                     // Enough copies that a small matrix does not stay in the cache.
-                    let copies = (256usize << 20).div_ceil(bytes).min(64);
+                    let copies = find("copies=").map_or((256usize << 20).div_ceil(bytes).min(64), |c| c.parse().expect("copies"));
                     let began = now();
                     let weights: Vec<_> =
                         (0..copies).map(|_| cpu.pack(&Noise(n, k, form.clone()), None).expect("packs")).collect();
@@ -138,21 +138,20 @@ fn main() {
                         let x: Vec<f32> = (0..rows * k).map(|i| ((i * 7919) % 1000) as f32 / 500.0 - 1.0).collect();
                         let x = cpu.upload(&x, &[rows, k], DType::F32, Class::Scratch).expect("x");
                         let (mut best, mut runs, began) = (f64::MAX, 0, Instant::now());
-                        let (mut done, from) = (0, now());
+                        let from = now();
                         while began.elapsed().as_secs_f64() < secs || runs < 3 {
-                            // A few rows: all copies in turn, out of memory. Many: one product, timed alone.
-                            let turn = if rows <= 16 { 0..copies } else { runs % copies..runs % copies + 1 };
-                            let (count, start) = (turn.len(), now());
-                            for w in &weights[turn] {
+                            // All weights in turn, for at least ten milliseconds: reading the clock is not free.
+                            let (first, wall, start) = (runs, Instant::now(), now());
+                            while runs == first || wall.elapsed() < Duration::from_millis(10) {
+                                let w = &weights[runs % copies];
                                 std::hint::black_box(cpu.linear(Input::Plain(&x), &[w]).expect("y"));
+                                runs += 1;
                             }
-                            best = best.min((now() - start).as_secs_f64() / count as f64);
-                            done += count;
-                            runs += 1;
+                            best = best.min((now() - start).as_secs_f64() / (runs - first) as f64);
                         }
                         if find("clock=").is_some() {
                             // The kernel counts in ticks: only the mean means something.
-                            best = (now() - from).as_secs_f64() / done as f64;
+                            best = (now() - from).as_secs_f64() / runs as f64;
                         }
                         let (rate, macs) = (bytes as f64 / best, (n * k * rows) as f64 / best);
                         print!(

@@ -25,6 +25,7 @@ pub const LANES: usize = 16;
 /// # Safety
 /// The methods may run only on a processor that has the instruction set; pointers must be valid for sixteen elements and need
 /// no alignment.
+#[allow(missing_docs, clippy::missing_safety_doc)] // most methods are one machine operation and say so by their names
 pub unsafe trait Lanes: Copy {
     /// Sixteen f32.
     type F: Copy;
