@@ -8,7 +8,8 @@ fn main() -> reverie::Result<()> {
     let name = std::env::args().nth(1).unwrap_or_else(|| reverie::EMBEDDED.to_owned());
     let model = Loader::default().load(&name)?;
     let mut session = model.session();
-    let spec = GenerateSpec { max_tokens: Some(60), sampler: model.voice().sampler_defaults(), ..GenerateSpec::default() };
+    let spec =
+        GenerateSpec { max_tokens: Some(60), sampler: model.voice().sampler_defaults(), ..GenerateSpec::default() };
     let prompt = "/// Returns the number of elements in the vector.\n";
     print!("{prompt}");
     for delta in model.generate(&mut session, prompt, spec)? {

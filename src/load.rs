@@ -6,8 +6,8 @@ use std::sync::Arc;
 use reverie_chat::{Conversation, GenerateSpec, Generation, Voice};
 use reverie_engine::session::Go;
 use reverie_engine::{Engine, EngineSpec, Progress, Session};
-use reverie_files::hub::{self, HubConfig};
 use reverie_files::Checkpoint;
+use reverie_files::hub::{self, HubConfig};
 use reverie_model::{Registries, assemble};
 use reverie_tensor::probe::{Note, Notes, Probe};
 use reverie_tensor::{Backend, Numerics};
@@ -147,7 +147,8 @@ impl Loader {
     fn engine(&self, checkpoint: &Checkpoint, hear: &mut dyn FnMut(LoadEvent<'_>)) -> Result<(Arc<Engine>, Notes)> {
         let plan = || source::plan(checkpoint, &self.registries);
         let numerics = if self.exact { Numerics::Exact } else { Numerics::Int8 };
-        let mut backend = backends::open(BackendSpec { threads: self.threads, numerics: Some(numerics), isa: self.isa })?;
+        let mut backend =
+            backends::open(BackendSpec { threads: self.threads, numerics: Some(numerics), isa: self.isa })?;
         let notes = Notes::default();
         if self.record {
             backend = Arc::new(Probe::new(backend, notes.clone()));
@@ -215,7 +216,12 @@ impl LoadedModel {
     }
 
     /// Continues a plain text.
-    pub fn generate<'a>(&'a self, session: &'a mut Session, prompt: &str, spec: GenerateSpec) -> Result<Generation<'a>> {
+    pub fn generate<'a>(
+        &'a self,
+        session: &'a mut Session,
+        prompt: &str,
+        spec: GenerateSpec,
+    ) -> Result<Generation<'a>> {
         let ids = self.voice.encode_text(prompt)?;
         self.generate_ids(session, (&ids, ""), spec, &mut |_| Go::On)
     }

@@ -84,7 +84,19 @@ fn the_same_seed_gives_the_same_text() {
 
 #[test]
 fn generate_reports_as_json() {
-    let out = reverie(&["generate", &fixture("llama"), "-p", "th", "-n", "3", "--temperature", "0", "--json", "--logprobs", "2"]);
+    let out = reverie(&[
+        "generate",
+        &fixture("llama"),
+        "-p",
+        "th",
+        "-n",
+        "3",
+        "--temperature",
+        "0",
+        "--json",
+        "--logprobs",
+        "2",
+    ]);
     let value: serde_json::Value = serde_json::from_slice(&out.stdout).expect("json");
     assert_eq!(value["tokens"].as_array().map(Vec::len), Some(3), "{value}");
     assert!(value["tokens"][0]["logprob"].as_f64().expect("logprob") <= 0.0);
@@ -127,7 +139,9 @@ fn inspect_list_and_doctor_speak_json() {
 
 #[test]
 fn usage_mistakes_exit_with_2() {
-    for args in [vec!["generate"], vec!["fly"], vec!["chat", "--top-p", "7"], vec!["generate", "x", "--memory", "4 bananas"]] {
+    for args in
+        [vec!["generate"], vec!["fly"], vec!["chat", "--top-p", "7"], vec!["generate", "x", "--memory", "4 bananas"]]
+    {
         let out = with_input(&args, "");
         assert_eq!(out.status.code(), Some(2), "{args:?}: {}", text(&out.stderr));
     }
@@ -153,10 +167,22 @@ fn broken_checkpoints_are_refused_by_name() {
         refused(&["generate", &model, "-p", "x"], 1, words);
     };
     let path = |p: &Path| p.display().to_string();
-    spoil("llama", &|p| edit_config(p, |c| drop(c.insert("model_type".into(), "warp_drive".into()))), &["warp_drive", "llama"]);
+    spoil(
+        "llama",
+        &|p| edit_config(p, |c| drop(c.insert("model_type".into(), "warp_drive".into()))),
+        &["warp_drive", "llama"],
+    );
     spoil("llama", &|p| edit_config(p, |c| drop(c.remove("hidden_size"))), &["hidden_size", "config.json"]);
-    spoil("llama", &|p| edit_config(p, |c| drop(c.insert("num_key_value_heads".into(), 3.into()))), &["num_key_value_heads", "3"]);
-    spoil("llama", &|p| edit_config(p, |c| drop(c.insert("intermediate_size".into(), 100.into()))), &["gate_proj", "96", "100"]);
+    spoil(
+        "llama",
+        &|p| edit_config(p, |c| drop(c.insert("num_key_value_heads".into(), 3.into()))),
+        &["num_key_value_heads", "3"],
+    );
+    spoil(
+        "llama",
+        &|p| edit_config(p, |c| drop(c.insert("intermediate_size".into(), 100.into()))),
+        &["gate_proj", "96", "100"],
+    );
     spoil("qwen3_5_text", &|p| edit_config(p, |c| c["layer_types"][1] = "telepathy".into()), &["telepathy"]);
     spoil("llama", &|p| edit_config(p, |c| c["rope_parameters"]["rope_type"] = "spiral".into()), &["spiral", "yarn"]);
     spoil(
@@ -216,10 +242,11 @@ fn a_template_that_raises_says_so() {
 #[test]
 fn a_hub_id_is_fetched_once_and_kept() {
     let folder = root().join("qwen3");
-    let files: Vec<(String, Vec<u8>)> = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
-        .iter()
-        .map(|name| ((*name).to_owned(), std::fs::read(folder.join(name)).expect("fixture")))
-        .collect();
+    let files: Vec<(String, Vec<u8>)> =
+        ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+            .iter()
+            .map(|name| ((*name).to_owned(), std::fs::read(folder.join(name)).expect("fixture")))
+            .collect();
     let listed: Vec<(&str, Vec<u8>)> = files.iter().map(|(n, b)| (n.as_str(), b.clone())).collect();
     let hub = crate::stand_in::StandIn::start(&listed);
     let cache = tempfile::tempdir().expect("tempdir");

@@ -29,7 +29,11 @@ pub fn ggufs() -> Vec<PathBuf> {
     for folder in std::fs::read_dir(root()).expect("fixtures/").filter_map(|e| e.ok().map(|e| e.path())) {
         let Ok(files) = std::fs::read_dir(&folder) else { continue };
         let whole = folder.ends_with("gguf_quants") || folder.join("config.json").exists();
-        found.extend(files.filter_map(|e| e.ok().map(|e| e.path())).filter(|p| whole && p.extension().is_some_and(|x| x == "gguf")));
+        found.extend(
+            files
+                .filter_map(|e| e.ok().map(|e| e.path()))
+                .filter(|p| whole && p.extension().is_some_and(|x| x == "gguf")),
+        );
     }
     found.sort();
     found

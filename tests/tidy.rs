@@ -62,7 +62,10 @@ fn rooms_import_what_the_table_allows() {
     let architecture = std::fs::read_to_string(root().join("docs/ARCHITECTURE.md")).expect("docs/ARCHITECTURE.md");
     for (room, allowed) in IMPORTS {
         let cell = if allowed.is_empty() { "nothing local".to_owned() } else { allowed.join(", ") };
-        assert!(architecture.contains(&format!("| {room} | {cell} |")), "docs/ARCHITECTURE.md lacks '| {room} | {cell} |'");
+        assert!(
+            architecture.contains(&format!("| {room} | {cell} |")),
+            "docs/ARCHITECTURE.md lacks '| {room} | {cell} |'"
+        );
     }
 }
 
@@ -93,7 +96,11 @@ fn generated_tables_are_fresh() {
     let r = Registries::builtin();
     let readme = std::fs::read_to_string(root().join("README.md")).expect("README.md");
     for arch in r.archs() {
-        assert!(readme.contains(&format!("| `{}` | {} |", arch.name, arch.about)), "README.md lacks the row of {}", arch.name);
+        assert!(
+            readme.contains(&format!("| `{}` | {} |", arch.name, arch.about)),
+            "README.md lacks the row of {}",
+            arch.name
+        );
     }
 }
 
@@ -105,7 +112,10 @@ fn files_stay_short() {
     for path in sources() {
         let lines = std::fs::read_to_string(&path).expect("source").lines().count();
         let name = relative(&path);
-        assert!(lines <= 650 || LONG.contains(&name.as_str()), "{name} has {lines} lines: about 600 is the limit, split it");
+        assert!(
+            lines <= 650 || LONG.contains(&name.as_str()),
+            "{name} has {lines} lines: about 600 is the limit, split it"
+        );
     }
 }
 
@@ -128,7 +138,10 @@ fn unsafe_stands_where_it_may() {
             let code = l.split("//").next().unwrap_or_default();
             code.contains("unsafe {") || code.contains("unsafe fn") || code.contains("unsafe impl")
         });
-        assert!(!uses || name.starts_with("tests/tidy") || may.iter().any(|m| name.starts_with(m)), "{name} uses unsafe");
+        assert!(
+            !uses || name.starts_with("tests/tidy") || may.iter().any(|m| name.starts_with(m)),
+            "{name} uses unsafe"
+        );
     }
 }
 
@@ -138,7 +151,9 @@ fn family_names_stay_in_the_arch_folder() {
     for path in sources() {
         let name = relative(&path);
         let engine_room = ["crates/engine/", "crates/cpu/src", "crates/memory/"].iter().any(|r| name.starts_with(r));
-        let forward = ["forward.rs", "assemble.rs", "state.rs", "linear.rs", "plan.rs"].iter().any(|f| name == format!("crates/model/src/{f}"));
+        let forward = ["forward.rs", "assemble.rs", "state.rs", "linear.rs", "plan.rs"]
+            .iter()
+            .any(|f| name == format!("crates/model/src/{f}"));
         if !(engine_room || forward) {
             continue;
         }

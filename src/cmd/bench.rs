@@ -79,7 +79,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let bar = progress_bar((args.depth.len() * args.runs) as u64, "measuring [{bar:30}] {pos}/{len}");
     for &depth in &args.depth {
         if depth + args.pp.max(args.tg) > engine.context() {
-            anyhow::bail!("--depth: found {depth}, expected at most {} for a context of {}", engine.context() - args.pp.max(args.tg), engine.context());
+            anyhow::bail!(
+                "--depth: found {depth}, expected at most {} for a context of {}",
+                engine.context() - args.pp.max(args.tg),
+                engine.context()
+            );
         }
         let mut base = model.new_state(engine.cache());
         fill(model, &mut base, depth, engine_chunk(&args))?;
@@ -102,7 +106,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             }
             bar.inc(1);
         }
-        let kv = engine.model().state_specs().iter().map(|s| s.bytes_per_token(engine.cache().dtype)).sum::<usize>() as u64;
+        let kv =
+            engine.model().state_specs().iter().map(|s| s.bytes_per_token(engine.cache().dtype)).sum::<usize>() as u64;
         let fixed = engine.model().state_specs().iter().map(|s| s.fixed_bytes()).sum::<usize>() as u64;
         let read = weights_bytes + kv * (depth as u64 + args.tg as u64 / 2) + fixed;
         rows.extend(Row::of("pp", args.pp, depth, &pp, None, bandwidth));
@@ -125,7 +130,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if let Some(path) = &args.plot {
         report.plot(path)?;
     }
-    if args.json { println!("{}", serde_json::to_string_pretty(&report.json())?) } else { report.print() }
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report.json())?)
+    } else {
+        report.print()
+    }
     Ok(())
 }
 
@@ -155,7 +164,11 @@ fn synthetic_engine(args: &Args, shape: &str) -> anyhow::Result<Arc<Engine>> {
 fn weights_read(model: &Model) -> u64 {
     let all = model.backend().memory().usage().of(Class::Weights);
     let table = model.embedding();
-    if model.plan().head.name.is_none() { all } else { all - model.backend().packed_bytes(table.n, table.k, &table.form) as u64 }
+    if model.plan().head.name.is_none() {
+        all
+    } else {
+        all - model.backend().packed_bytes(table.n, table.k, &table.form) as u64
+    }
 }
 
 fn fill(model: &Model, state: &mut State, to: usize, chunk: usize) -> anyhow::Result<()> {

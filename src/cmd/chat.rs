@@ -168,7 +168,11 @@ impl Talk<'_> {
             },
             &mut |delta| {
                 if !delta.thinking.is_empty() {
-                    let _ = if colour { write!(out, "\x1b[2m{}\x1b[0m", delta.thinking) } else { write!(out, "{}", delta.thinking) };
+                    let _ = if colour {
+                        write!(out, "\x1b[2m{}\x1b[0m", delta.thinking)
+                    } else {
+                        write!(out, "{}", delta.thinking)
+                    };
                     thought = true;
                 }
                 if !delta.text.is_empty() {
@@ -186,7 +190,10 @@ impl Talk<'_> {
                 println!();
                 match &finish.reason {
                     Reason::Cancelled => println!("(stopped)"),
-                    Reason::Context => println!("(the context of {} tokens is full; /reset starts anew)", self.model.engine().context()),
+                    Reason::Context => println!(
+                        "(the context of {} tokens is full; /reset starts anew)",
+                        self.model.engine().context()
+                    ),
                     Reason::Length => println!("(stopped at --max-tokens)"),
                     _ => {}
                 }
@@ -222,7 +229,10 @@ impl Talk<'_> {
             u.answer_tokens,
             rate(u.answer_tokens, u.decode)
         );
-        println!("all:  prompts {}, reused {}, answers {} tokens", self.totals.prompt, self.totals.reused, self.totals.answer);
+        println!(
+            "all:  prompts {}, reused {}, answers {} tokens",
+            self.totals.prompt, self.totals.reused, self.totals.answer
+        );
         let usage = self.model.engine().model().backend().memory().usage();
         println!(
             "state: {} of {} tokens, {}; memory {} (peak {})",

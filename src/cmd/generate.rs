@@ -82,7 +82,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             if let Some(id) = delta.token {
                 let one = |t: &reverie::rooms::engine::sample::TokenLogprob| json!({"id": t.id, "logprob": t.logprob});
                 tokens.push(match &delta.logprobs {
-                    Some(l) => json!({"id": id, "logprob": l.chosen.logprob, "top": l.top.iter().map(one).collect::<Vec<_>>()}),
+                    Some(l) => {
+                        json!({"id": id, "logprob": l.chosen.logprob, "top": l.top.iter().map(one).collect::<Vec<_>>()})
+                    }
                     None => json!({"id": id}),
                 });
             }

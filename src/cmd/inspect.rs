@@ -88,7 +88,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         let word = |k: &str| layer[k].as_str().unwrap_or("-").to_owned();
         println!("{:>5}  {:16} {:12} {:24} ", layer["layer"], word("mixer"), word("ffn"), word("state"));
     }
-    println!("state: {} a token with --kv {}, {} fixed", bytes(per_token as u64), engine.cache().name, bytes(fixed as u64));
+    println!(
+        "state: {} a token with --kv {}, {} fixed",
+        bytes(per_token as u64),
+        engine.cache().name,
+        bytes(fixed as u64)
+    );
     if let Some(f) = forecast {
         println!(
             "forecast for {} × {context} tokens: weights {}, state {}, peak {}",

@@ -29,7 +29,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     ];
     let wanted = |name: &str| args.registry.as_deref().is_none_or(|r| r == name);
     if args.json {
-        let rows = |rows: &[(String, String)]| -> Value { rows.iter().map(|(n, a)| json!({"name": n, "about": a})).collect() };
+        let rows =
+            |rows: &[(String, String)]| -> Value { rows.iter().map(|(n, a)| json!({"name": n, "about": a})).collect() };
         let map: serde_json::Map<String, Value> =
             all.iter().filter(|(n, _)| wanted(n)).map(|(n, r)| ((*n).to_owned(), rows(r))).collect();
         println!("{}", serde_json::to_string_pretty(&map)?);

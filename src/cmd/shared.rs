@@ -40,7 +40,8 @@ impl LoadArgs {
         let engine = EngineSpec { kv: self.kv.clone(), chunk: self.chunk, memory: self.memory };
         let mut loader = Loader { threads: self.threads, exact: self.exact, engine, ..Loader::default() };
         if let Some(path) = &self.template {
-            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the template {}", path.display()))?;
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("cannot read the template {}", path.display()))?;
             loader.template = Some(text);
         }
         Ok(loader)
@@ -102,7 +103,8 @@ impl Args for SamplerArgs {
     fn augment_args(mut command: Command) -> Command {
         for p in PARAMS {
             let flag = p.name.replace('_', "-");
-            let help = format!("{} [default: {}]", p.help, if p.default().is_empty() { "none".into() } else { p.default() });
+            let help =
+                format!("{} [default: {}]", p.help, if p.default().is_empty() { "none".into() } else { p.default() });
             command = command.arg(
                 Arg::new(p.name)
                     .long(flag)

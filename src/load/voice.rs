@@ -67,7 +67,9 @@ fn of_gguf(vocab: &GgufVocab) -> Result<(Tokenizer, SpecialTokens, Vec<u32>)> {
     .build()?;
     let text = |id: Option<u32>| id.and_then(|i| vocab.tokens.get(i as usize)).cloned();
     let mut special = SpecialTokens::none();
-    for (name, id) in [("bos_token", vocab.bos), ("eos_token", vocab.eos), ("pad_token", vocab.pad), ("unk_token", vocab.unk)] {
+    for (name, id) in
+        [("bos_token", vocab.bos), ("eos_token", vocab.eos), ("pad_token", vocab.pad), ("unk_token", vocab.unk)]
+    {
         if let Some(token) = text(id) {
             special = special.with(name, token);
         }

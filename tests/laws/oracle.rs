@@ -53,11 +53,13 @@ fn every_family_gives_the_logits_of_transformers() {
     for folder in oracles() {
         let want = reference(&folder);
         let loader = Loader { exact: true, record: true, threads: Some(2), ..Loader::default() };
-        let loader = Loader { engine: reverie::rooms::engine::EngineSpec { kv: "f32".into(), ..Default::default() }, ..loader };
+        let loader =
+            Loader { engine: reverie::rooms::engine::EngineSpec { kv: "f32".into(), ..Default::default() }, ..loader };
         let loaded = load(&loader, &folder);
         let (engine, model) = (loaded.engine(), loaded.engine().model());
         let mut state = model.new_state(engine.cache());
-        let out = model.forward(&mut [Sequence { tokens: &want.ids, state: &mut state, want: Want::All }]).expect("forward");
+        let out =
+            model.forward(&mut [Sequence { tokens: &want.ids, state: &mut state, want: Want::All }]).expect("forward");
         let got = model.backend().read(out[0].as_ref().expect("logits")).expect("read");
         let d = distance(&got, &want.logits);
         assert!(d <= bound(&folder), "{}: logits differ by {d:e} of the largest", name(&folder));
@@ -120,7 +122,8 @@ fn a_gguf_twin_gives_the_same_bits() {
     for folder in twins {
         let ids = reference(&folder).ids;
         let loader = || Loader { exact: true, ..Loader::default() };
-        let (twin, own) = (all_logits(&loader(), &folder.join("model.gguf"), &ids), all_logits(&loader(), &folder, &ids));
+        let (twin, own) =
+            (all_logits(&loader(), &folder.join("model.gguf"), &ids), all_logits(&loader(), &folder, &ids));
         if name(&folder) == "qwen3_5_text" {
             // The file tiles the value heads: the closing product adds them in another order.
             assert!(distance(&twin, &own) < 5e-5, "{}: {:e}", name(&folder), distance(&twin, &own));

@@ -12,7 +12,8 @@ fn quantising_gives_the_bytes_of_mlx_lm() {
     let (source, want) = (open("qwen3_sharded"), open("qwen3_mlx"));
     let rules = want.weights.quantisation();
     let general = rules.general().expect("general");
-    let modules: Vec<&str> = source.weights.iter().filter(|v| v.shape.len() == 2).filter_map(|v| v.name.strip_suffix(".weight")).collect();
+    let modules: Vec<&str> =
+        source.weights.iter().filter(|v| v.shape.len() == 2).filter_map(|v| v.name.strip_suffix(".weight")).collect();
     let overrides = modules
         .iter()
         .filter_map(|module| {

@@ -100,7 +100,8 @@ fn windows(loaded: &LoadedModel, most: usize) -> Vec<f64> {
         .take(most)
         .map(|chunk| {
             let mut state = core.new_state(engine.cache());
-            let out = core.forward(&mut [Sequence { tokens: chunk, state: &mut state, want: Want::All }]).expect("forward");
+            let out =
+                core.forward(&mut [Sequence { tokens: chunk, state: &mut state, want: Want::All }]).expect("forward");
             let logits = core.backend().read(out[0].as_ref().expect("logits")).expect("read");
             let rows = logits.chunks(core.plan().vocab).zip(&chunk[1..]);
             rows.map(|(row, &next)| -log_probability(row, next)).sum()
@@ -134,7 +135,10 @@ fn quality_by_bits() {
         let say = |what: &str, bytes: u64, loaded: &LoadedModel| {
             let perplexity = (windows(loaded, usize::MAX).iter().sum::<f64>() / scored).exp();
             let (kept, of) = recalled(loaded);
-            println!("{model:14} {what:12} {:6.2} MB  perplexity {perplexity:8.4}  recall {kept}/{of}", bytes as f64 / 1e6);
+            println!(
+                "{model:14} {what:12} {:6.2} MB  perplexity {perplexity:8.4}  recall {kept}/{of}",
+                bytes as f64 / 1e6
+            );
         };
         let source = Checkpoint::open(&folder(model), QUANTS).expect("source");
         say("bf16 exact", source.weights.total_bytes(), &exact(&folder(model)));

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use reverie::Loader;
-use reverie::rooms::model::{Model, Sequence, State, Want};
 use reverie::rooms::cpu::Isa;
+use reverie::rooms::model::{Model, Sequence, State, Want};
 
 use crate::fixtures::{ggufs, ids, load, logits, name, oracles, rows};
 
@@ -62,7 +62,8 @@ fn alone_and_among_ragged_neighbours() {
             let loaded = load(&loader(2, exact), &path);
             let (model, _) = fresh(&loaded);
             let vocab = model.plan().vocab;
-            let texts: Vec<Vec<u32>> = [5usize, 70, 33, 1, 129].iter().zip(2..).map(|(&n, s)| ids(n, vocab, s)).collect();
+            let texts: Vec<Vec<u32>> =
+                [5usize, 70, 33, 1, 129].iter().zip(2..).map(|(&n, s)| ids(n, vocab, s)).collect();
             let alone: Vec<_> = texts.iter().map(|t| logits(&model, &mut fresh(&loaded).1, t, t.len())).collect();
             // First step: half of each; second step: the rest, one token at least.
             let mut states: Vec<State> = texts.iter().map(|_| fresh(&loaded).1).collect();
@@ -106,13 +107,28 @@ fn after_rewind_and_fork() {
                 let mut child = parent.fork();
                 // The child goes elsewhere; the parent must not notice.
                 logits(&model, &mut child, &other, 512);
-                assert_eq!(logits(&model, &mut parent, &tokens[cut..], 512), want[cut..], "{} forked at {cut}", name(&path));
+                assert_eq!(
+                    logits(&model, &mut parent, &tokens[cut..], 512),
+                    want[cut..],
+                    "{} forked at {cut}",
+                    name(&path)
+                );
                 assert!(parent.rewind(cut, Some(&point)), "{} rewinds to {cut}", name(&path));
                 logits(&model, &mut parent, &other, 9);
                 assert!(parent.rewind(cut, Some(&point)));
-                assert_eq!(logits(&model, &mut parent, &tokens[cut..], 512), want[cut..], "{} rewound to {cut}", name(&path));
+                assert_eq!(
+                    logits(&model, &mut parent, &tokens[cut..], 512),
+                    want[cut..],
+                    "{} rewound to {cut}",
+                    name(&path)
+                );
                 assert!(child.rewind(cut, Some(&point)));
-                assert_eq!(logits(&model, &mut child, &tokens[cut..], 13), want[cut..], "{} child back at {cut}", name(&path));
+                assert_eq!(
+                    logits(&model, &mut child, &tokens[cut..], 13),
+                    want[cut..],
+                    "{} child back at {cut}",
+                    name(&path)
+                );
             }
         }
     }

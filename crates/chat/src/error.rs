@@ -10,7 +10,9 @@ pub enum Error {
     )]
     NoTemplate,
     /// The prompt leaves no room for an answer.
-    #[error("the prompt has {prompt} tokens, the context holds {context}; shorten the prompt or /reset the conversation")]
+    #[error(
+        "the prompt has {prompt} tokens, the context holds {context}; shorten the prompt or /reset the conversation"
+    )]
     NoRoom {
         /// Tokens of the prompt.
         prompt: usize,

@@ -8,8 +8,8 @@ use reverie_engine::sample::{Logprobs, logprobs};
 use reverie_engine::sample::{Sampler, SamplerParams};
 use reverie_engine::session::Go;
 use reverie_engine::{Progress, Session, Synced};
-use reverie_text::parse::thinking::{ThinkingMarks, ThinkingParser};
 use reverie_text::parse::Part;
+use reverie_text::parse::thinking::{ThinkingMarks, ThinkingParser};
 use reverie_text::{Detokenizer, DetokenizerSpec, StopBuffer};
 
 use crate::error::{Error, Result};
@@ -115,12 +115,8 @@ impl<'a> Generation<'a> {
         let began = Instant::now();
         let Synced { reused, .. } = session.sync(prompt, watch)?;
         let room = spec.max_tokens.unwrap_or(usize::MAX).min(context - prompt.len());
-        let usage = Usage {
-            prompt_tokens: prompt.len(),
-            reused_tokens: reused,
-            prefill: began.elapsed(),
-            ..Usage::default()
-        };
+        let usage =
+            Usage { prompt_tokens: prompt.len(), reused_tokens: reused, prefill: began.elapsed(), ..Usage::default() };
         Ok(Generation {
             detok: Detokenizer::new(&voice.tokenizer, DetokenizerSpec::answer()),
             thinking: ThinkingParser::for_prompt(prompt_text, ThinkingMarks::default()),

@@ -50,8 +50,6 @@ impl Isa {
 
 /// Runs `$body` for the instruction set `$isa` with `$S` standing for its `Lanes`, inside a function that enables the set.
 /// The body must be a call of an `#[inline(always)]` generic kernel.
-#[allow(clippy::macro_metavars_in_unsafe)] // the arguments are plain places, bound before the call
-#[macro_export]
 macro_rules! dispatch {
     ($isa:expr, $kernel:ident ( $($arg:ident : $ty:ty),* $(,)? ) $(-> $ret:ty)?) => {{
         #[cfg(target_arch = "x86_64")]
@@ -78,3 +76,5 @@ macro_rules! dispatch {
         }
     }};
 }
+
+pub(crate) use dispatch;

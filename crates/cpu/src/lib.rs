@@ -12,3 +12,4 @@ pub mod simd;
 
 pub use backend::{Cpu, CpuSpec, physical_cores};
 pub use isa::Isa;
+pub(crate) use isa::dispatch;

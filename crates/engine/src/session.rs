@@ -142,7 +142,9 @@ impl Session {
     pub fn accept_all(sessions: &mut [(&mut Session, u32)]) -> Result<()> {
         let Some(engine) = sessions.first().map(|(s, _)| Arc::clone(&s.engine)) else { return Ok(()) };
         if sessions.iter().any(|(s, _)| !Arc::ptr_eq(&s.engine, &engine)) {
-            return Err(reverie_tensor::Error::value("batch", "sessions of several engines", "sessions of one engine").into());
+            return Err(
+                reverie_tensor::Error::value("batch", "sessions of several engines", "sessions of one engine").into()
+            );
         }
         let mut batch: Vec<_> = sessions
             .iter_mut()

@@ -131,7 +131,11 @@ pub fn assemble(
         let norm = |spec: &Option<NormSpec>| spec.as_ref().map(|s| at_layer.norm(s, plan.width)).transpose();
         let mut blocks = Vec::with_capacity(layer.blocks.len());
         for block in &layer.blocks {
-            let scope = [layer.prefix.as_str(), block.scope.as_str()].iter().filter(|s| !s.is_empty()).copied().collect::<Vec<_>>();
+            let scope = [layer.prefix.as_str(), block.scope.as_str()]
+                .iter()
+                .filter(|s| !s.is_empty())
+                .copied()
+                .collect::<Vec<_>>();
             let mut build = root.at(scope.join("."));
             blocks.push(BuiltBlock {
                 pre: norm(&block.pre)?,

@@ -51,11 +51,7 @@ impl Linear {
 }
 
 /// Several projections of one input; the backend prepares the input once.
-pub fn project<const N: usize>(
-    backend: &dyn Backend,
-    input: Input<'_>,
-    linears: [&Linear; N],
-) -> Result<[Tensor; N]> {
+pub fn project<const N: usize>(backend: &dyn Backend, input: Input<'_>, linears: [&Linear; N]) -> Result<[Tensor; N]> {
     let weights = linears.map(|l| &l.weight);
     let mut out = Vec::with_capacity(N);
     for (l, y) in linears.iter().zip(backend.linear(input, &weights)?) {

@@ -86,7 +86,8 @@ mod tests {
 
     #[test]
     fn gguf_spellings() {
-        let own: &[(&str, &str)] = &[("post_attention_layernorm", "post_attention_norm"), ("linear_attn.A_log", "ssm_a!")];
+        let own: &[(&str, &str)] =
+            &[("post_attention_layernorm", "post_attention_norm"), ("linear_attn.A_log", "ssm_a!")];
         for (plan, file) in [
             ("model.embed_tokens.weight", "token_embd.weight"),
             ("lm_head.weight", "output.weight"),

@@ -3,12 +3,12 @@
 
 use std::fmt::Debug;
 
+use crate::Build;
 use crate::error::Result;
 use crate::ffn::Ffn;
 use crate::mixer::Mixer;
 use crate::names::Names;
 use crate::state::StateSpec;
-use crate::Build;
 
 /// A normalisation by the name of its weight.
 #[derive(Clone, Debug, PartialEq)]

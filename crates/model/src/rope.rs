@@ -88,7 +88,9 @@ fn positive(p: &ModelConfig, field: &str) -> Result<f64> {
     match p.optional_f64(field)? {
         Some(v) if v.is_finite() && v > 0.0 => Ok(v),
         Some(v) => Err(Error::config(format!("rope_parameters.{field}"), v, "a positive number")),
-        None => Err(Error::config(format!("rope_parameters.{field}"), "nothing", "a positive number for this rope_type")),
+        None => {
+            Err(Error::config(format!("rope_parameters.{field}"), "nothing", "a positive number for this rope_type"))
+        }
     }
 }
 
@@ -111,7 +113,8 @@ fn divided(p: &ModelConfig, rope: Rope) -> Result<Rope> {
 
 /// Llama 3.1: long wavelengths divided by the factor, short ones kept, a smooth ramp between.
 fn llama3(p: &ModelConfig, config: &ModelConfig, rope: Rope) -> Result<Rope> {
-    let (factor, low, high) = (positive(p, "factor")?, positive(p, "low_freq_factor")?, positive(p, "high_freq_factor")?);
+    let (factor, low, high) =
+        (positive(p, "factor")?, positive(p, "low_freq_factor")?, positive(p, "high_freq_factor")?);
     if high <= low {
         return Err(Error::config("rope_parameters.high_freq_factor", high, format!("above low_freq_factor = {low}")));
     }

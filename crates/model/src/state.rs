@@ -193,7 +193,9 @@ impl State {
             // Slots begin as zeros; `begin` makes them anew.
             self.layers.iter_mut().for_each(|l| l.slots.clear());
         } else if self.is_recurrent() {
-            let Some(point) = checkpoint.filter(|c| c.len == to && c.slots.len() == self.layers.len()) else { return false };
+            let Some(point) = checkpoint.filter(|c| c.len == to && c.slots.len() == self.layers.len()) else {
+                return false;
+            };
             for (layer, slots) in self.layers.iter_mut().zip(&point.slots) {
                 layer.slots.clone_from(slots);
             }

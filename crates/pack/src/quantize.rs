@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use reverie_files::{Checkpoint, Choice, Element, Origin, Quantisation, SafeTensorsWriter, Storage, TensorSpec, View, write_json};
-use reverie_tensor::quant::{PlaneRow, PlaneSpec, Planes, affine};
+use reverie_files::{
+    Checkpoint, Choice, Element, Origin, Quantisation, SafeTensorsWriter, Storage, TensorSpec, View, write_json,
+};
 use reverie_tensor::WeightSource;
+use reverie_tensor::quant::{PlaneRow, PlaneSpec, Planes, affine};
 
 use crate::error::{Error, Result};
 
@@ -98,18 +100,35 @@ enum Fate {
 }
 
 /// Quantises `source` into the new folder `target`. `hear` follows the tensors.
-pub fn quantize(source: &Checkpoint, target: &Path, spec: &QuantizeSpec, hear: &mut dyn FnMut(Step<'_>)) -> Result<Plan> {
+pub fn quantize(
+    source: &Checkpoint,
+    target: &Path,
+    spec: &QuantizeSpec,
+    hear: &mut dyn FnMut(Step<'_>),
+) -> Result<Plan> {
     let Origin::Folder { config, .. } = &source.origin else {
         let expected = "a dense folder in the Hugging Face layout";
-        return Err(Error::Source { path: source.path.clone(), found: "a GGUF file".into(), expected: expected.into() });
+        return Err(Error::Source {
+            path: source.path.clone(),
+            found: "a GGUF file".into(),
+            expected: expected.into(),
+        });
     };
     if source.weights.quantisation().general().is_some() {
         let expected = "a dense folder: quantising twice loses what the first left";
-        return Err(Error::Source { path: source.path.clone(), found: "a quantised folder".into(), expected: expected.into() });
+        return Err(Error::Source {
+            path: source.path.clone(),
+            found: "a quantised folder".into(),
+            expected: expected.into(),
+        });
     }
     if target.exists() && target.read_dir().is_ok_and(|mut d| d.next().is_some()) {
         let expected = "a folder that is empty or does not exist yet";
-        return Err(Error::Source { path: target.to_owned(), found: "a folder with files in it".into(), expected: expected.into() });
+        return Err(Error::Source {
+            path: target.to_owned(),
+            found: "a folder with files in it".into(),
+            expected: expected.into(),
+        });
     }
     let planes = affine::ENTRY.planes.ok_or_else(|| Error::Value {
         what: "affine".into(),
@@ -174,7 +193,11 @@ fn choice(spec: &QuantizeSpec) -> Choice {
 /// Matrices of projections and embeddings are quantised where K allows it; vectors, convolutions and the rest are kept.
 fn fate(view: &View<'_>, spec: &QuantizeSpec, planes: &Planes) -> Result<Fate> {
     let Storage::Plain(element) = view.storage else {
-        return Err(Error::Value { what: view.name.into(), found: "packed blocks".into(), expected: "plain floats".into() });
+        return Err(Error::Value {
+            what: view.name.into(),
+            found: "packed blocks".into(),
+            expected: "plain floats".into(),
+        });
     };
     let (Some(module), &[n, k], Some(dtype)) = (view.name.strip_suffix(".weight"), view.shape, element.dtype()) else {
         return Ok(Fate::Keep(element));
@@ -240,7 +263,6 @@ fn block(
     }
     Ok([codes, scales, biases])
 }
-
 
 /// Tokenizer, templates and whatever else stands beside the weights.
 fn copy_beside(source: &Checkpoint, target: &Path) -> Result<()> {

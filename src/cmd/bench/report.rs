@@ -20,7 +20,14 @@ pub struct Row {
 
 impl Row {
     /// From the speeds of several runs, tokens per second; none if there were no runs.
-    pub fn of(kind: &'static str, n: usize, depth: usize, runs: &[f64], read: Option<u64>, bandwidth: f64) -> Option<Row> {
+    pub fn of(
+        kind: &'static str,
+        n: usize,
+        depth: usize,
+        runs: &[f64],
+        read: Option<u64>,
+        bandwidth: f64,
+    ) -> Option<Row> {
         let mut sorted = runs.to_vec();
         sorted.sort_by(f64::total_cmp);
         let median = *sorted.get(sorted.len() / 2)?;
@@ -84,7 +91,13 @@ impl Report {
 
     /// For people.
     pub fn print(&self) {
-        println!("{} · {} threads · {} · read bandwidth {:.1} GB/s", self.name, self.threads, self.isa, self.bandwidth / 1e9);
+        println!(
+            "{} · {} threads · {} · read bandwidth {:.1} GB/s",
+            self.name,
+            self.threads,
+            self.isa,
+            self.bandwidth / 1e9
+        );
         println!(
             "load {:.0} ms, first token {:.1} ms, weights {}, peak {}{}",
             self.load_ms,
@@ -93,7 +106,10 @@ impl Report {
             bytes(self.peak_bytes),
             self.resident_bytes.map_or(String::new(), |b| format!(" (resident {})", bytes(b)))
         );
-        println!("{:8} {:>7} {:>10} {:>19} {:>14} {:>10}", "test", "depth", "tokens/s", "spread", "bytes/token", "bandwidth");
+        println!(
+            "{:8} {:>7} {:>10} {:>19} {:>14} {:>10}",
+            "test", "depth", "tokens/s", "spread", "bytes/token", "bandwidth"
+        );
         for r in &self.rows {
             println!(
                 "{:8} {:>7} {:>10.1} {:>9.1}-{:<9.1} {:>14} {:>10}",
@@ -123,7 +139,8 @@ impl Report {
             .build_cartesian_2d(0..deepest, (1.0..most * 1.2).log_scale())?;
         chart.configure_mesh().x_desc("tokens before").y_desc("tokens/s").draw()?;
         for (kind, colour) in [("pp", &BLUE), ("tg", &RED)] {
-            let points: Vec<(usize, f64)> = self.rows.iter().filter(|r| r.kind == kind).map(|r| (r.depth, r.median)).collect();
+            let points: Vec<(usize, f64)> =
+                self.rows.iter().filter(|r| r.kind == kind).map(|r| (r.depth, r.median)).collect();
             let name = if kind == "pp" { "prefill" } else { "decode" };
             chart
                 .draw_series(LineSeries::new(points.iter().copied(), colour))?

@@ -70,7 +70,10 @@ fn form(name: &str) -> Result<Form, String> {
     };
     affine().ok_or_else(|| {
         let blocks: Vec<&str> = quant::QUANTS.iter().filter(|q| q.blocks.is_some()).map(|q| q.name).collect();
-        format!("--format: found '{name}', expected bf16, f16, f32, affineBITS:GROUP (affine4:64), {}", blocks.join(", "))
+        format!(
+            "--format: found '{name}', expected bf16, f16, f32, affineBITS:GROUP (affine4:64), {}",
+            blocks.join(", ")
+        )
     })
 }
 

@@ -40,8 +40,8 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
         Ok(Some(NormSpec { name: name.into(), eps: source.eps()?, weight }))
     };
     let mut plan = source.decoder(ENTRY.name, NormWeight::MinusOne, |i| {
-        let kind =
-            source.layer_kind(i, |i| if (i + 1) % pattern.max(1) == 0 { "full_attention" } else { "sliding_attention" })?;
+        let kind = source
+            .layer_kind(i, |i| if (i + 1) % pattern.max(1) == 0 { "full_attention" } else { "sliding_attention" })?;
         let mut attention = source.attention(i)?;
         attention.rope = Some(rope::for_layer_kind(config, &kind, attention.head_dim)?);
         attention.window = if kind == "sliding_attention" { Some(config.usize("sliding_window")?) } else { None };

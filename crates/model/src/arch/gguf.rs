@@ -50,7 +50,8 @@ pub fn config(metadata: &Metadata, weights: &dyn TensorStore, dialect: &Dialect)
         map.insert("rms_norm_eps".into(), json!(eps));
     }
     let rows = weights.shape("token_embd.weight").and_then(|s| s.first().copied());
-    let rows = rows.ok_or_else(|| Error::config("token_embd.weight", "no such tensor", "the embedding of a text model"))?;
+    let rows =
+        rows.ok_or_else(|| Error::config("token_embd.weight", "no such tensor", "the embedding of a text model"))?;
     map.insert("vocab_size".into(), rows.into());
     rope(metadata, weights, dialect, &mut map)?;
     (dialect.adapt)(metadata, &mut map)?;

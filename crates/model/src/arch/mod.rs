@@ -77,9 +77,14 @@ impl<'a> Source<'a> {
             Some(kinds) => {
                 let wanted = self.config.usize("num_hidden_layers")?;
                 if kinds.len() != wanted {
-                    return Err(Error::config("layer_types", format!("{} entries", kinds.len()), format!("num_hidden_layers = {wanted}")));
+                    return Err(Error::config(
+                        "layer_types",
+                        format!("{} entries", kinds.len()),
+                        format!("num_hidden_layers = {wanted}"),
+                    ));
                 }
-                let kind = kinds.get(layer).ok_or_else(|| Error::config("layer_types", "too few entries", "one a layer"))?;
+                let kind =
+                    kinds.get(layer).ok_or_else(|| Error::config("layer_types", "too few entries", "one a layer"))?;
                 Ok((*kind).to_owned())
             }
             None => Ok(other(layer).to_owned()),
@@ -90,7 +95,8 @@ impl<'a> Source<'a> {
     pub fn upper_window(&self, layer: usize) -> Result<Option<usize>> {
         let used = self.config.optional_bool("use_sliding_window")?.unwrap_or(false);
         let from = self.config.optional_usize("max_window_layers")?.unwrap_or(usize::MAX);
-        let kind = self.layer_kind(layer, |i| if used && i >= from { "sliding_attention" } else { "full_attention" })?;
+        let kind =
+            self.layer_kind(layer, |i| if used && i >= from { "sliding_attention" } else { "full_attention" })?;
         if kind == "sliding_attention" { Ok(Some(self.config.usize("sliding_window")?)) } else { Ok(None) }
     }
 

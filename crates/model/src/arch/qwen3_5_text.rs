@@ -35,11 +35,13 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
     let norm = NormWeight::MinusOne;
     let interval = source.config.optional_usize("full_attention_interval")?.unwrap_or(4).max(1);
     source.decoder(ENTRY.name, norm, |i| {
-        let kind = source.layer_kind(i, |i| if (i + 1) % interval == 0 { "full_attention" } else { "linear_attention" })?;
+        let kind =
+            source.layer_kind(i, |i| if (i + 1) % interval == 0 { "full_attention" } else { "linear_attention" })?;
         let mixer: (&str, Box<dyn MixerSpec>) = match kind.as_str() {
             "linear_attention" => {
                 let mut delta = gated_delta::Spec::from_config(&source.config)?;
-                delta.stored = if source.gguf.is_some() { gated_delta::Stored::Ggml } else { gated_delta::Stored::HuggingFace };
+                delta.stored =
+                    if source.gguf.is_some() { gated_delta::Stored::Ggml } else { gated_delta::Stored::HuggingFace };
                 ("linear_attn", Box::new(delta))
             }
             "full_attention" => {

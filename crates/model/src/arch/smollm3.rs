@@ -21,7 +21,11 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
     if let Some(listed) = &listed
         && listed.len() != n_layers
     {
-        return Err(Error::config("no_rope_layers", format!("{} entries", listed.len()), format!("num_hidden_layers = {n_layers}")));
+        return Err(Error::config(
+            "no_rope_layers",
+            format!("{} entries", listed.len()),
+            format!("num_hidden_layers = {n_layers}"),
+        ));
     }
     let interval = config.optional_usize("no_rope_layer_interval")?.unwrap_or(4).max(1);
     source.decoder(ENTRY.name, NormWeight::Plain, |i| {

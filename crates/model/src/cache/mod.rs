@@ -48,7 +48,8 @@ impl CacheEntry {
         let entry = registries.cache(name)?;
         for mixer in mixers {
             for kind in mixer.state().kinds() {
-                let served = kind == entry.holds || registries.caches().iter().any(|c| c.holds == kind && kind == StateKind::Recurrent);
+                let served = kind == entry.holds
+                    || registries.caches().iter().any(|c| c.holds == kind && kind == StateKind::Recurrent);
                 if !served {
                     return Err(Error::Pairing {
                         cache: entry.name,

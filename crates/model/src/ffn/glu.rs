@@ -4,11 +4,11 @@ use reverie_files::ModelConfig;
 use reverie_tensor::{Act, Input, Tensor};
 
 use super::Ffn;
+use crate::Build;
 use crate::error::{Error, Result};
 use crate::linear::{Linear, project};
 use crate::mixer::{Step, Stream};
 use crate::plan::FfnSpec;
-use crate::Build;
 
 /// One gated feed-forward: `gate_proj`, `up_proj`, `down_proj`.
 #[derive(Clone, Debug)]

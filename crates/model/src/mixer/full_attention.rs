@@ -5,12 +5,12 @@ use reverie_files::ModelConfig;
 use reverie_tensor::{AttendSpec, DType, Input, KvSegment, KvSpec, KvTarget, Norm, Rope, Tensor};
 
 use super::{Mixer, MixerEntry, Step, Stream};
+use crate::Build;
 use crate::error::{Error, Result};
 use crate::linear::{Linear, project};
 use crate::plan::{MixerSpec, NormSpec, NormWeight};
 use crate::rope;
 use crate::state::{KvNeed, LayerState, StateKind, StateSpec};
-use crate::Build;
 
 /// The row.
 pub const ENTRY: MixerEntry = MixerEntry {
@@ -164,7 +164,9 @@ impl MixerSpec for Spec {
             },
         };
         let biased = |what: &str, wanted: bool, linear: &Linear| match (wanted, &linear.weight.bias) {
-            (true, None) => Err(Error::config("attention_bias", "true", format!("a tensor '{}'", b.name(&format!("{what}.bias"))))),
+            (true, None) => {
+                Err(Error::config("attention_bias", "true", format!("a tensor '{}'", b.name(&format!("{what}.bias")))))
+            }
             _ => Ok(()),
         };
         for (what, wanted, linear) in [
@@ -227,7 +229,12 @@ impl Mixer for Attention {
         let k = self.heads(step, k, self.k_norm.as_ref())?;
         let mut pages: Vec<_> = states.iter_mut().filter_map(|s| s.kv.as_mut()).collect();
         let Some(kv) = pages.first().map(|p| p.spec) else {
-            return Err(Error::Pairing { cache: "none", holds: "nothing", mixer: ENTRY.name.into(), needs: "key/value" });
+            return Err(Error::Pairing {
+                cache: "none",
+                holds: "nothing",
+                mixer: ENTRY.name.into(),
+                needs: "key/value",
+            });
         };
         let mut targets: Vec<_> = pages
             .iter_mut()

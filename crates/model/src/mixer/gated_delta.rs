@@ -5,11 +5,11 @@ use reverie_files::ModelConfig;
 use reverie_tensor::{Act, ConvSpec, DeltaSpec, HeadOrder, Input, Norm, StateSegment, Tensor};
 
 use super::{Mixer, MixerEntry, Step, Stream};
+use crate::Build;
 use crate::error::{Error, Result};
 use crate::linear::{Linear, project};
 use crate::plan::{MixerSpec, NormSpec, NormWeight};
 use crate::state::{LayerState, SlotNeed, StateKind, StateSpec};
-use crate::Build;
 
 /// The row.
 pub const ENTRY: MixerEntry = MixerEntry {
