@@ -127,7 +127,8 @@ fn main() {
                     let cpu = Cpu::new(CpuSpec { threads: Some(threads), numerics, isa: Some(isa) }).expect("cpu");
                     let bytes = cpu.packed_bytes(n, k, &form);
                     // Enough copies that a small matrix does not stay in the cache.
-                    let copies = find("copies=").map_or((256usize << 20).div_ceil(bytes).min(64), |c| c.parse().expect("copies"));
+                    let copies = find("copies=")
+                        .map_or((256usize << 20).div_ceil(bytes).min(64), |c| c.parse().expect("copies"));
                     let began = now();
                     let weights: Vec<_> =
                         (0..copies).map(|_| cpu.pack(&Noise(n, k, form.clone()), None).expect("packs")).collect();

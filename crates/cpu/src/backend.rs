@@ -2,8 +2,8 @@
 
 use reverie_tensor::backend::Map;
 use reverie_tensor::{
-    Act, AttendSpec, Backend, Class, ConvSpec, DType, DeltaSpec, Error, Form, Input, KvSegment, KvSpec, KvTarget, Memory,
-    Norm, Numerics, Result, Rope, StateSegment, Tensor, Weight, WeightSource,
+    Act, AttendSpec, Backend, Class, ConvSpec, DType, DeltaSpec, Error, Form, Input, KvSegment, KvSpec, KvTarget,
+    Memory, Norm, Numerics, Result, Rope, StateSegment, Tensor, Weight, WeightSource,
 };
 
 use crate::isa::Isa;
@@ -40,7 +40,11 @@ impl Cpu {
     pub fn new(spec: CpuSpec) -> Result<Cpu> {
         let isa = spec.isa.unwrap_or_else(Isa::detect);
         if !Isa::available().contains(&isa) {
-            return Err(Error::value("instruction set", isa.name(), "one that this processor has; `doctor` lists them"));
+            return Err(Error::value(
+                "instruction set",
+                isa.name(),
+                "one that this processor has; `doctor` lists them",
+            ));
         }
         let threads = spec.threads.unwrap_or_else(physical_cores);
         if threads == 0 || threads > 1024 {
@@ -198,7 +202,8 @@ impl Backend for Cpu {
 }
 
 fn host_bytes(x: &Tensor) -> Result<&[u8]> {
-    x.host_bytes().ok_or_else(|| Error::Unsupported { backend: "cpu", what: "read a tensor that is not on the host".into() })
+    x.host_bytes()
+        .ok_or_else(|| Error::Unsupported { backend: "cpu", what: "read a tensor that is not on the host".into() })
 }
 
 fn shared() -> Error {

@@ -122,6 +122,35 @@ fn dense_rows_may_have_any_length() {
 }
 
 #[test]
+fn the_largest_sums_fit() {
+    let mut random = Random::new(9);
+    for form in all_forms() {
+        let Form::Grouped(g) = &form else { continue };
+        let (n, k) = (16, 256);
+        let mut source = Synthetic::new(n, k, form.clone(), &mut random);
+        let largest = ((1u32 << g.bits) - 1) as u8;
+        for (row, codes) in source.values.chunks_mut(k).enumerate() {
+            // All largest, all least, and both by turns.
+            let code = |i: usize| if row % 3 == 0 || (row % 3 == 2 && i.is_multiple_of(2)) { largest } else { 0 };
+            codes.iter_mut().enumerate().for_each(|(i, c)| *c = code(i));
+        }
+        let x: Vec<f32> = [1.0, -1.0, 0.0, 0.0]
+            .into_iter()
+            .enumerate()
+            .flat_map(|(row, v)| (0..k).map(move |i| if row < 2 { v } else { 1.0 - 2.0 * ((i + row) % 2) as f32 }))
+            .collect();
+        let want = bits(&expected(Numerics::Int8, &x, 4, &source));
+        for isa in Isa::available() {
+            let cpu = cpu(isa, 1, Numerics::Int8);
+            let weight = cpu.pack(&source, None).unwrap();
+            for t in [1, 2, 4] {
+                assert_eq!(bits(&product(&cpu, &x[..t * k], t, &weight)), want[..t * n], "{form:?} {}", isa.name());
+            }
+        }
+    }
+}
+
+#[test]
 fn what_is_not_finite_stays_visible_and_equal() {
     let mut random = Random::new(4);
     for form in all_forms() {

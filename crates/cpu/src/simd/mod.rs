@@ -2,13 +2,13 @@
 //! function that enables it; every method rounds as IEEE says, so that all sets give the same bits.
 //! Knows no operation of a model.
 
-pub mod dot;
-pub mod math;
-mod portable;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub mod dot;
+pub mod math;
+mod portable;
 
 #[cfg(target_arch = "x86_64")]
 pub use avx2::Avx2;

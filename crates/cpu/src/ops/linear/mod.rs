@@ -8,10 +8,10 @@ mod tile;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use reverie_tensor::{Class, Error, Form, Input, Result, Tensor, Weight};
+use reverie_tensor::{Class, Error, Input, Result, Tensor, Weight};
 
 use super::host;
-use super::panel::{Coding, Panels};
+use super::panel::{Layout, Panels};
 use crate::Cpu;
 use crate::isa::Isa;
 use crate::simd::{Dot, LANES, Portable};
@@ -72,8 +72,6 @@ pub(crate) fn run_add(cpu: &Cpu, input: Input<'_>, weight: &Weight, mut residual
 /// One weight of a call and where its results go.
 struct Target<'a> {
     panels: &'a Panels,
-    /// How its codes are multiplied, if it is grouped integers.
-    coding: Option<Coding>,
     int: bool,
     bias: Option<&'a [f32]>,
     /// `[T, N]`, or null.
@@ -88,12 +86,8 @@ unsafe impl Sync for Target<'_> {}
 impl<'a> Target<'a> {
     fn new(cpu: &Cpu, weight: &'a Weight, residual: *const f32, y: *mut f32) -> Result<Target<'a>> {
         let panels = Panels::of(weight)?;
-        let coding = match &panels.form {
-            Form::Grouped(g) => Some(Coding::of(g)),
-            Form::Dense(_) => None,
-        };
         let bias = weight.bias.as_ref().map(|b| host::f32s_of("bias of a weight", b, weight.n)).transpose()?;
-        Ok(Target { panels, coding, int: is_int(cpu.numerics, &panels.form), bias, residual, y })
+        Ok(Target { panels, int: is_int(cpu.numerics, &panels.form), bias, residual, y })
     }
 
     /// Moves the chains of panel `p` for columns `from..to` to the results.
@@ -174,7 +168,7 @@ impl Call<'_> {
             });
         }
         let panels: usize = self.targets.iter().map(|t| t.panels.count()).sum();
-        let bytes = self.targets.iter().map(|t| t.panels.stride()).max().unwrap_or(1);
+        let bytes = self.targets.iter().map(|t| t.panels.stride).max().unwrap_or(1);
         let by_bytes = if plan.rows <= 16 { (TASK_BYTES / bytes).max(1) } else { 1 };
         let chunk = panels.div_ceil(8 * plan.lanes).min(by_bytes).next_multiple_of(panels_at_once(plan.rows));
         let chunks = panels.div_ceil(chunk);
@@ -284,9 +278,9 @@ impl Call<'_> {
         let float = self.plan.float_columns(base, lane).unwrap_or(std::ptr::null_mut());
         // SAFETY: the plan made the columns that the weight's form asks for; the rest is the caller's contract.
         unsafe {
-            match (&panels.form, &target.coding) {
-                (Form::Grouped(form), Some(coding)) => {
-                    let panel = GroupedPanel { form, coding, k: panels.k, bytes: panels.panel(p) };
+            match &panels.layout {
+                Layout::Grouped(layout) => {
+                    let panel = GroupedPanel { layout, k: panels.k, bytes: panels.panel(p) };
                     let acc = match self.plan.int_columns(base, lane) {
                         Some(x) if target.int => int_panel::<S>(panel, x, span, scratch),
                         _ => exact_panel::<S>(panel, float, span, scratch),
@@ -294,19 +288,17 @@ impl Call<'_> {
                     target.finish::<S>(acc, p, span);
                     1
                 }
-                (Form::Dense(dtype), _) => {
+                Layout::Dense(dtype) => {
                     let at_once = panels_at_once(columns);
                     let count = if end - p >= at_once { at_once } else { 1 };
                     let bytes = panels.panels(p, count);
-                    let group = DensePanels { dtype: *dtype, bytes, stride: panels.stride(), count };
+                    let group = DensePanels { dtype: *dtype, bytes, stride: panels.stride, count };
                     let acc = dense_panels::<S>(group, float, span, scratch);
                     for i in 0..count {
                         target.finish::<S>(acc.add(i * columns * LANES), p + i, span);
                     }
                     count
                 }
-                // `Target::new` gives every grouped form its coding.
-                (Form::Grouped(_), None) => end - p,
             }
         }
     }

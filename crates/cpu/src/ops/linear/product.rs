@@ -6,12 +6,12 @@
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
-use reverie_tensor::{DType, Grouped};
+use reverie_tensor::DType;
 
 use super::plan::tiles;
 use super::tile::{Brain, Columns, Element, FloatTile, Half, IntTile, Single, Slice, Widen};
 use crate::ops::panel::{
-    Bytes, Coding, DecodeScales, Expand, ExpandFloat, GroupedSlice, Packed, SLICE, Table, UNIT, Width, slices,
+    Bytes, DecodeScales, Expand, ExpandFloat, GroupedLayout, GroupedSlice, Packed, SLICE, Table, UNIT, Width,
 };
 use crate::simd::{Dot, LANES};
 
@@ -56,8 +56,7 @@ impl Scratch {
 /// One panel of grouped integers.
 #[derive(Clone, Copy)]
 pub(crate) struct GroupedPanel<'a> {
-    pub(crate) form: &'a Grouped,
-    pub(crate) coding: &'a Coding,
+    pub(crate) layout: &'a GroupedLayout,
     pub(crate) k: usize,
     pub(crate) bytes: &'a [u8],
 }
@@ -65,27 +64,28 @@ pub(crate) struct GroupedPanel<'a> {
 impl<'a> GroupedPanel<'a> {
     /// Its slices, in K order.
     fn slices(&self) -> impl Iterator<Item = GroupedSlice<'a>> {
-        slices(self.form, self.k, self.bytes)
+        self.layout.slices(self.k, self.bytes)
     }
 
     /// Decodes the scales of a slice.
     unsafe fn decode<S: Dot>(&self, slice: GroupedSlice<'_>, scratch: &mut Scratch) -> Slice {
-        let g = self.form;
+        let layout = self.layout;
         let (scales, biases) = (scratch.scales.as_mut_ptr().cast(), scratch.biases.as_mut_ptr().cast());
         S::enter(DecodeScales {
-            kind: g.scales,
+            kind: layout.scales,
             bytes: slice.scales.as_ptr(),
-            units: slice.k / g.scales.unit_weights(g.block),
+            unit_bytes: layout.scale_unit_bytes,
+            units: slice.k / layout.scale_unit,
             scales,
             biases,
         });
         Slice {
             codes: slice.codes.as_ptr(),
-            table: self.coding.table.as_ref().map_or(std::ptr::null(), |t| t.as_ptr()),
-            zero: self.coding.zero,
+            table: layout.table.as_ref().map_or(std::ptr::null(), |t| t.as_ptr()),
+            zero: layout.zero,
             scales,
-            biases: if g.scales.has_bias() { biases } else { std::ptr::null() },
-            units_per_scale_log2: (g.block / UNIT).checked_ilog2().unwrap_or(0),
+            biases: if layout.biased { biases } else { std::ptr::null() },
+            units_per_scale_log2: (layout.block / UNIT).checked_ilog2().unwrap_or(0),
             units: slice.k / UNIT,
         }
     }
@@ -93,9 +93,9 @@ impl<'a> GroupedPanel<'a> {
 
 /// Calls `$go::<W>` with the width of packed codes.
 macro_rules! with_width {
-    ($S:ident, $coding:expr, $go:ident ( $($arg:expr),* )) => {
-        match ($coding.table, $coding.bits) {
-            (Some(_), _) if $S::NARROW && $coding.run >= 4 => $go::<$S, Table<4>>($($arg),*),
+    ($S:ident, $layout:expr, $go:ident ( $($arg:expr),* )) => {
+        match ($layout.table, $layout.bits) {
+            (Some(_), _) if $S::NARROW && $layout.run >= 4 => $go::<$S, Table<4>>($($arg),*),
             (Some(_), _) => $go::<$S, Table<1>>($($arg),*),
             (None, 2) => $go::<$S, Packed<2>>($($arg),*),
             (None, 3) => $go::<$S, Packed<3>>($($arg),*),
@@ -117,7 +117,7 @@ pub(crate) unsafe fn int_panel<S: Dot>(
     (from, to): (usize, usize),
     scratch: &mut Scratch,
 ) -> *const f32 {
-    let (all, halves) = (panel.k / UNIT, panel.form.block < UNIT);
+    let (all, halves) = (panel.k / UNIT, panel.layout.block < UNIT);
     let acc = scratch.zeroed_acc(to - from);
     let fused = S::FUSED && matches!(to - from, 1 | 4);
     for slice in panel.slices() {
@@ -125,21 +125,21 @@ pub(crate) unsafe fn int_panel<S: Dot>(
         let slice = panel.decode::<S>(slice, scratch);
         if fused {
             let x = x.at_column(from, all).at_unit(u, to - from);
-            with_width!(S, panel.coding, few_columns((slice, x, acc), to - from, halves));
+            with_width!(S, panel.layout, few_columns((slice, x, acc), to - from, halves));
             continue;
         }
         let out = scratch.weights.as_mut_ptr().cast();
-        let slice = match (panel.coding.table, panel.coding.bits) {
+        let slice = match (panel.layout.table, panel.layout.bits) {
             (None, 8) => slice,
             _ => {
-                with_width!(S, panel.coding, expand(slice, out));
+                with_width!(S, panel.layout, expand(slice, out));
                 Slice { codes: out, ..slice }
             }
         };
         for (first, width) in tiles(from, to, S::COLUMNS) {
             let x = x.at_column(first, all).at_unit(u, width);
             let args = (slice, x, acc.add((first - from) * LANES));
-            match if S::NARROW { panel.coding.run } else { 1 } {
+            match if S::NARROW { panel.layout.run } else { 1 } {
                 8 if S::NARROW => columns::<S, Bytes<8>>(args, width, halves),
                 4 if S::NARROW => columns::<S, Bytes<4>>(args, width, halves),
                 2 if S::NARROW => columns::<S, Bytes<2>>(args, width, halves),
@@ -194,7 +194,7 @@ pub(crate) unsafe fn exact_panel<S: Dot>(
     (from, to): (usize, usize),
     scratch: &mut Scratch,
 ) -> *const f32 {
-    let (k, block) = (panel.k, panel.form.block);
+    let (k, block) = (panel.k, panel.layout.block);
     let acc = scratch.zeroed_acc(to - from);
     let out: *mut f32 = scratch.weights.as_mut_ptr().cast();
     for slice in panel.slices() {
@@ -202,7 +202,7 @@ pub(crate) unsafe fn exact_panel<S: Dot>(
         let slice = panel.decode::<S>(slice, scratch);
         for part in (0..slice.units).step_by(FLOAT_SLICE / UNIT) {
             let steps = (slice.units - part).min(FLOAT_SLICE / UNIT) * UNIT;
-            with_width!(S, panel.coding, expand_float(slice, (part, steps), block, out));
+            with_width!(S, panel.layout, expand_float(slice, (part, steps), block, out));
             float_tiles::<S>((out, steps), (x, k, at + part * UNIT), (from, to), acc);
         }
     }
@@ -310,6 +310,7 @@ unsafe fn dense<S: Dot, E: Element>(
         (1, 1) => float_tile::<S, E, 1, 1>(args),
         (1, 2) => float_tile::<S, E, 1, 2>(args),
         (1, 4) => float_tile::<S, E, 1, 4>(args),
+        (1, 8) if S::FLOAT_COLUMNS >= 8 => float_tile::<S, E, 1, 8>(args),
         (count, _) => {
             for p in 0..count {
                 let panel = panels.bytes[p * panels.stride..].as_ptr();

@@ -7,6 +7,7 @@
 //! bytes for every bit. A dense panel is `[K][16]` floats.
 
 mod codes;
+mod layout;
 mod scales;
 mod source;
 
@@ -15,13 +16,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use reverie_tensor::buffer::Buffer;
-use reverie_tensor::{Backend, Class, DType, Error, Form, Grouped, Levels, Result, Scales, Weight, WeightSource};
+use reverie_tensor::{Backend, Class, DType, Error, Form, Levels, Result, Scales, Weight, WeightSource};
 
 use super::split::Parts;
 use crate::Cpu;
 use crate::simd::LANES;
 
 pub(crate) use codes::{Bytes, Expand, ExpandFloat, Packed, Table, Width, each_quad};
+pub(crate) use layout::{GroupedLayout, GroupedSlice, Layout};
 pub(crate) use scales::DecodeScales;
 
 /// Weights along K of a unit.
@@ -38,41 +40,10 @@ pub(crate) struct Panels {
     pub(crate) n: usize,
     pub(crate) k: usize,
     pub(crate) form: Form,
+    pub(crate) layout: Layout,
+    /// Bytes from one panel to the next.
+    pub(crate) stride: usize,
     buffer: Buffer,
-}
-
-/// How the codes of grouped weights are multiplied: code to byte, byte minus `zero` is the level.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Coding {
-    /// Bits of a packed code.
-    pub(crate) bits: u8,
-    /// Bytes by code, for levels that are a table.
-    pub(crate) table: Option<[u8; 16]>,
-    /// Subtracted from the byte.
-    pub(crate) zero: i32,
-    /// Quads whose products a narrow run may hold: 8, 4, 2, or 1 for none.
-    pub(crate) run: usize,
-}
-
-impl Coding {
-    pub(crate) fn of(g: &Grouped) -> Coding {
-        let run_for = |largest: i32| match largest {
-            0..=15 => 8,
-            16..=31 => 4,
-            32..=63 => 2,
-            _ => 1,
-        };
-        match g.levels {
-            Levels::Offset(zero) => Coding { bits: g.bits, table: None, zero, run: run_for((1 << g.bits) - 1) },
-            Levels::Table(levels) => {
-                let least = levels.iter().copied().min().map_or(0, i32::from);
-                // At most 255, as both ends are i8.
-                let table = levels.map(|l| (i32::from(l) - least) as u8);
-                let largest = table.iter().copied().max().map_or(0, i32::from);
-                Coding { bits: g.bits, table: Some(table), zero: -least, run: run_for(largest) }
-            }
-        }
-    }
 }
 
 impl Panels {
@@ -90,11 +61,6 @@ impl Panels {
         self.n.div_ceil(LANES)
     }
 
-    /// Bytes from one panel to the next.
-    pub(crate) fn stride(&self) -> usize {
-        LANES * self.form.row_bytes(self.k)
-    }
-
     /// The bytes of one panel.
     pub(crate) fn panel(&self, i: usize) -> &[u8] {
         self.panels(i, 1)
@@ -102,29 +68,9 @@ impl Panels {
 
     /// The bytes of `count` panels.
     pub(crate) fn panels(&self, i: usize, count: usize) -> &[u8] {
-        let (all, stride) = (self.buffer.bytes().unwrap_or(&[]), self.stride());
+        let (all, stride) = (self.buffer.bytes().unwrap_or(&[]), self.stride);
         &all[i * stride..(i + count) * stride]
     }
-}
-
-/// A slice of a panel of grouped weights: `k` weights of sixteen rows.
-#[derive(Clone, Copy)]
-pub(crate) struct GroupedSlice<'a> {
-    /// First weight along K.
-    pub(crate) at: usize,
-    pub(crate) k: usize,
-    pub(crate) scales: &'a [u8],
-    pub(crate) codes: &'a [u8],
-}
-
-/// The slices of a panel, in K order.
-pub(crate) fn slices<'a>(g: &Grouped, k: usize, panel: &'a [u8]) -> impl Iterator<Item = GroupedSlice<'a>> {
-    let (scales, whole) = (LANES * g.row_scale_bytes(SLICE), LANES * g.row_bytes(SLICE));
-    panel.chunks(whole).enumerate().map(move |(i, bytes)| {
-        let (at, len) = (i * SLICE, (k - i * SLICE).min(SLICE));
-        let (scales, codes) = bytes.split_at(if len == SLICE { scales } else { LANES * g.row_scale_bytes(len) });
-        GroupedSlice { at, k: len, scales, codes }
-    })
 }
 
 /// See `Backend::packed_bytes`.
@@ -160,7 +106,8 @@ pub(crate) fn pack(cpu: &Cpu, source: &dyn WeightSource, bias: Option<&[f32]>) -
     });
     source.done();
     let bias = bias.map(|b| cpu.upload(b, &[n], DType::F32, Class::Weights)).transpose()?;
-    Ok(Weight { n, k, form: form.clone(), bias, packed: Arc::new(Panels { n, k, form, buffer }) })
+    let panels = Panels { n, k, form: form.clone(), layout: Layout::of(&form), stride, buffer };
+    Ok(Weight { n, k, form, bias, packed: Arc::new(panels) })
 }
 
 /// See `Backend::unpack`.

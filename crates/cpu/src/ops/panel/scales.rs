@@ -73,6 +73,8 @@ pub(crate) struct DecodeScales {
     pub(crate) kind: Scales,
     /// The first scale unit.
     pub(crate) bytes: *const u8,
+    /// Bytes of a scale unit for sixteen rows.
+    pub(crate) unit_bytes: usize,
     /// Scale units to decode.
     pub(crate) units: usize,
     /// `[blocks][16]`.
@@ -89,11 +91,10 @@ impl Kernel for DecodeScales {
             Scales::Six8 => 8,
             Scales::Nibbles16 | Scales::Six16 | Scales::Byte16 => 16,
         };
-        let bytes = LANES * self.kind.unit_bytes();
         for u in 0..self.units {
             let at = u * per_unit * LANES;
             let out = Out { scales: self.scales.wrapping_add(at), biases: self.biases.wrapping_add(at) };
-            let unit = self.bytes.add(u * bytes);
+            let unit = self.bytes.add(u * self.unit_bytes);
             match self.kind {
                 Scales::Float(d) => out.scale::<S>(0, float::<S>(d, unit)),
                 Scales::FloatBias(d) => {

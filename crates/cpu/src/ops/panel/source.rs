@@ -2,7 +2,7 @@
 
 use reverie_tensor::{Form, WeightSource};
 
-use super::{Panels, codes, scales, slices};
+use super::{Layout, Panels, codes, scales};
 use crate::simd::LANES;
 
 /// A packed matrix as a source.
@@ -39,16 +39,16 @@ impl WeightSource for View<'_> {
     }
 
     fn row_codes(&self, row: usize, out: &mut [u8]) {
-        if let Form::Grouped(g) = &self.0.form {
-            for s in slices(g, self.0.k, self.0.panel(row / LANES)) {
-                codes::unpack_row(g.bits, s.codes, row % LANES, &mut out[s.at..s.at + s.k]);
+        if let Layout::Grouped(layout) = &self.0.layout {
+            for s in layout.slices(self.0.k, self.0.panel(row / LANES)) {
+                codes::unpack_row(layout.bits, s.codes, row % LANES, &mut out[s.at..s.at + s.k]);
             }
         }
     }
 
     fn row_scales(&self, row: usize, out: &mut [u8]) {
-        if let Form::Grouped(g) = &self.0.form {
-            for s in slices(g, self.0.k, self.0.panel(row / LANES)) {
+        if let (Layout::Grouped(layout), Form::Grouped(g)) = (&self.0.layout, &self.0.form) {
+            for s in layout.slices(self.0.k, self.0.panel(row / LANES)) {
                 let span = g.row_scale_bytes(s.at)..g.row_scale_bytes(s.at + s.k);
                 scales::unpack_row(g, s.scales, row % LANES, &mut out[span]);
             }
