@@ -10,7 +10,7 @@ use crate::error::Result;
 /// Reads whatever describes how the model speaks; `template` takes the place of the checkpoint's own.
 pub fn of(checkpoint: &Checkpoint, template: Option<&str>) -> Result<Voice> {
     let (tokenizer, special, mut ends) = match checkpoint.gguf_vocab()? {
-        Some(vocab) => of_gguf(&vocab)?,
+        Some(vocab) => of_gguf(vocab)?,
         None => of_folder(checkpoint)?,
     };
     let generation = match checkpoint.text("generation_config.json")? {
@@ -47,24 +47,7 @@ fn of_folder(checkpoint: &Checkpoint) -> Result<(Tokenizer, SpecialTokens, Vec<u
 /// Tokens that end a turn in the families whose GGUF files do not list them.
 const TURN_ENDS: &[&str] = &["<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<turn|>"];
 
-fn of_gguf(vocab: &GgufVocab) -> Result<(Tokenizer, SpecialTokens, Vec<u32>)> {
-    let tokenizer = VocabSpec {
-        model: vocab.model.clone(),
-        pre: vocab.pre.clone(),
-        tokens: vocab.tokens.clone(),
-        scores: vocab.scores.clone(),
-        types: vocab.types.clone(),
-        merges: vocab.merges.clone(),
-        bos: vocab.bos,
-        eos: vocab.eos,
-        unk: vocab.unk,
-        pad: vocab.pad,
-        eot: vocab.eot,
-        add_bos: vocab.add_bos,
-        add_eos: vocab.add_eos,
-        add_space_prefix: vocab.add_space_prefix,
-    }
-    .build()?;
+fn of_gguf(vocab: GgufVocab) -> Result<(Tokenizer, SpecialTokens, Vec<u32>)> {
     let text = |id: Option<u32>| id.and_then(|i| vocab.tokens.get(i as usize)).cloned();
     let mut special = SpecialTokens::none();
     for (name, id) in
@@ -75,6 +58,24 @@ fn of_gguf(vocab: &GgufVocab) -> Result<(Tokenizer, SpecialTokens, Vec<u32>)> {
         }
     }
     let mut ends: Vec<u32> = vocab.eos.into_iter().chain(vocab.eot).collect();
+    // The lists move: a vocabulary of 150,000 tokens is not held twice.
+    let tokenizer = VocabSpec {
+        model: vocab.model,
+        pre: vocab.pre,
+        tokens: vocab.tokens,
+        scores: vocab.scores,
+        types: vocab.types,
+        merges: vocab.merges,
+        bos: vocab.bos,
+        eos: vocab.eos,
+        unk: vocab.unk,
+        pad: vocab.pad,
+        eot: vocab.eot,
+        add_bos: vocab.add_bos,
+        add_eos: vocab.add_eos,
+        add_space_prefix: vocab.add_space_prefix,
+    }
+    .build()?;
     ends.extend(TURN_ENDS.iter().filter_map(|t| tokenizer.id_of(t)).filter(|&id| tokenizer.is_special(id)));
     Ok((tokenizer, special, ends))
 }

@@ -9,10 +9,19 @@ use std::collections::BTreeMap;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use memmap2::MmapMut;
+
 use crate::error::{Error, Result};
 
 /// Alignment of every buffer: one cache line, one AVX-512 register.
 pub const ALIGN: usize = 64;
+
+/// Address space that weights are cut from: they are packed one after another and live as long as the model, so that
+/// neighbours share huge pages. What is not touched is not resident.
+const SLAB_BYTES: usize = 256 << 20;
+
+/// Scratch of this size and more comes from the system directly: zero pages appear where they are first touched.
+const LARGE_BYTES: usize = 1 << 20;
 
 /// What a buffer is for; the meter counts each apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,6 +74,31 @@ struct Ledger {
     usage: Usage,
     /// Free scratch buffers by capacity.
     free: BTreeMap<usize, Vec<Block>>,
+    /// The slab that weights are being cut from, and how much of it is taken.
+    slab: Option<(Arc<Slab>, usize)>,
+}
+
+/// A mapping whose parts are owned one by one.
+struct Slab {
+    start: NonNull<u8>,
+    bytes: usize,
+    _map: MmapMut,
+}
+
+// SAFETY: the mapping is owned; its parts are handed out once each.
+unsafe impl Send for Slab {}
+// SAFETY: shared access reads only the start and the length.
+unsafe impl Sync for Slab {}
+
+impl Slab {
+    /// Anonymous memory, zero, in huge pages where the system grants them.
+    fn map(bytes: usize) -> Option<Slab> {
+        let mut map = MmapMut::map_anon(bytes).ok()?;
+        // A wish: without it the pages are small.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
+        Some(Slab { start: NonNull::new(map.as_mut_ptr())?, bytes, _map: map })
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -84,6 +118,8 @@ pub struct Memory {
 struct Block {
     ptr: Option<NonNull<u8>>,
     cap: usize,
+    /// The mapping it is a part of; none if it came from the allocator.
+    slab: Option<Arc<Slab>>,
 }
 
 // SAFETY: a Block owns its allocation exclusively; nothing else holds the pointer.
@@ -93,6 +129,9 @@ unsafe impl Sync for Block {}
 
 impl Drop for Block {
     fn drop(&mut self) {
+        if self.slab.is_some() {
+            return;
+        }
         if let (Some(ptr), Ok(layout)) = (self.ptr, Layout::from_size_align(self.cap, ALIGN)) {
             // SAFETY: `ptr` came from `alloc_zeroed` with this very layout and is freed once.
             unsafe { dealloc(ptr.as_ptr(), layout) };
@@ -156,21 +195,43 @@ impl Memory {
                 return Err(Error::Budget { class: class.name(), needed: cap as u64, used: usage.total, limit });
             }
         }
-        let ptr = match self.kind {
-            Kind::Phantom => None,
-            Kind::Host => {
-                let layout = Layout::from_size_align(cap, ALIGN)
-                    .map_err(|_| Error::OutOfMemory { class: class.name(), bytes: cap })?;
-                // SAFETY: `cap` is at least ALIGN, so the layout is not empty.
-                let ptr = unsafe { alloc_zeroed(layout) };
-                Some(NonNull::new(ptr).ok_or(Error::OutOfMemory { class: class.name(), bytes: cap })?)
-            }
+        let block = match self.kind {
+            Kind::Phantom => Block { ptr: None, cap, slab: None },
+            Kind::Host => ledger.block(cap, class).ok_or(Error::OutOfMemory { class: class.name(), bytes: cap })?,
         };
         usage.by_class[class.index()] += cap as u64;
         usage.total += cap as u64;
         usage.peak = usage.peak.max(usage.total);
         ledger.usage = usage;
-        Ok(Buffer { block: Some(Block { ptr, cap }), len, class, memory: self.clone() })
+        Ok(Buffer { block: Some(block), len, class, memory: self.clone() })
+    }
+}
+
+impl Ledger {
+    /// Zeroed memory for a buffer of `class`, from where that class lives.
+    fn block(&mut self, cap: usize, class: Class) -> Option<Block> {
+        match class {
+            Class::Weights => {
+                let room = self.slab.as_ref().is_some_and(|(slab, taken)| slab.bytes - taken >= cap);
+                if !room {
+                    self.slab = Some((Arc::new(Slab::map(SLAB_BYTES.max(cap))?), 0));
+                }
+                let (slab, taken) = self.slab.as_mut()?;
+                // SAFETY: `taken + cap` is at most the slab's length, as was just made sure.
+                let ptr = unsafe { slab.start.add(*taken) };
+                *taken += cap;
+                Some(Block { ptr: Some(ptr), cap, slab: Some(Arc::clone(slab)) })
+            }
+            Class::Scratch if cap >= LARGE_BYTES => {
+                let slab = Slab::map(cap)?;
+                Some(Block { ptr: Some(slab.start), cap, slab: Some(Arc::new(slab)) })
+            }
+            Class::State | Class::Scratch => {
+                let layout = Layout::from_size_align(cap, ALIGN).ok()?;
+                // SAFETY: `cap` is at least ALIGN, so the layout is not empty.
+                Some(Block { ptr: Some(NonNull::new(unsafe { alloc_zeroed(layout) })?), cap, slab: None })
+            }
+        }
     }
 }
 

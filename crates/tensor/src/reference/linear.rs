@@ -66,13 +66,13 @@ pub fn quantise(x: &[f32]) -> (Vec<i8>, Vec<f32>) {
     (codes, scales)
 }
 
-/// Scale and inverse of one block: amax/127 and 127/amax; (0, 0) for a block of zeros; a block with NaN or infinity has the
+/// Scale and inverse of one block: amax/127 and 127/amax; (0, 0) for a block so small that its inverse overflows; a block with NaN or infinity has the
 /// scale NaN, so that what is not finite stays visible.
 pub fn block_scale(block: &[f32]) -> (f32, f32) {
     let amax = block.iter().fold(0.0f32, |m, v| if v.abs() > m || v.is_nan() { v.abs() } else { m });
     if !block.iter().all(|v| v.is_finite()) {
         (f32::NAN, 0.0)
-    } else if amax < f32::MIN_POSITIVE {
+    } else if (127.0 / amax).is_infinite() {
         (0.0, 0.0)
     } else {
         (amax / 127.0, 127.0 / amax)
