@@ -123,6 +123,29 @@ fn logits_are_written_whole_and_the_same_for_any_chunk() {
 }
 
 #[test]
+fn exact_logits_are_those_of_the_reference() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let out = folder.path().join("logits.safetensors");
+    for model in ["llama", "gemma3_text", "qwen3_mlx"] {
+        let json: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(root().join(model).join("reference.json")).expect("reference"))
+                .expect("json");
+        let ids: Vec<String> = json["input_ids"].as_array().expect("ids").iter().map(ToString::to_string).collect();
+        let want: Vec<f64> =
+            json["last_logits"].as_array().expect("logits").iter().map(|v| v.as_f64().expect("number")).collect();
+        let shown = out.display().to_string();
+        let run = reverie(&["logits", &fixture(model), "--ids", &ids.join(","), "--exact", "--out", &shown]);
+        assert!(run.status.success(), "{}", text(&run.stderr));
+        let bytes = std::fs::read(&out).expect("written");
+        let last = &bytes[bytes.len() - want.len() * 4..];
+        let got = last.chunks(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().expect("four"))));
+        let top = want.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+        let worst = got.zip(&want).fold(0.0f64, |m, (g, w)| m.max((g - w).abs()));
+        assert!(worst <= 2e-4 * top, "{model}: {worst:e} of {top}");
+    }
+}
+
+#[test]
 fn inspect_list_and_doctor_speak_json() {
     for args in [vec!["inspect", "pocket"], vec!["list"], vec!["doctor"]] {
         let mut args: Vec<String> = args.into_iter().map(str::to_owned).collect();

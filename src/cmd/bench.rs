@@ -156,7 +156,7 @@ fn synthetic_engine(args: &Args, shape: &str) -> anyhow::Result<Arc<Engine>> {
         bar.set_position(done as u64);
     })?;
     bar.finish_and_clear();
-    let spec = EngineSpec { kv: args.load.kv.clone(), chunk: engine_chunk(args), memory: args.load.memory };
+    let spec = EngineSpec { kv: args.load.kv(), chunk: engine_chunk(args), memory: args.load.memory };
     Ok(Arc::new(Engine::new(Arc::new(model), None, &loader.registries, &spec)?))
 }
 

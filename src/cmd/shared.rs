@@ -7,6 +7,7 @@ use anyhow::Context;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use indicatif::{ProgressBar, ProgressStyle};
 use reverie::rooms::engine::EngineSpec;
+use reverie::rooms::model::cache::DEFAULT_KV;
 use reverie::{LoadEvent, LoadedModel, Loader, PARAMS, SamplerParams};
 
 use super::UsageError;
@@ -20,12 +21,12 @@ pub struct LoadArgs {
     /// Byte budget for weights, state and scratch, such as 4GiB or 800MB
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub memory: Option<u64>,
-    /// Keep activations in f32 where they meet integer weights
+    /// Compute in f32 throughout: activations where they meet integer weights, and keys and values unless --kv says otherwise
     #[arg(long)]
     pub exact: bool,
-    /// Cache scheme for keys and values (`reverie list caches`)
-    #[arg(long, value_name = "SCHEME", default_value = reverie::rooms::model::cache::DEFAULT_KV)]
-    pub kv: String,
+    /// Cache scheme for keys and values (`reverie list caches`) [default: f16, with --exact f32]
+    #[arg(long, value_name = "SCHEME")]
+    kv: Option<String>,
     /// Tokens of a prefill step; any value gives the same answer
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub chunk: usize,
@@ -35,9 +36,15 @@ pub struct LoadArgs {
 }
 
 impl LoadArgs {
+    /// The cache scheme for keys and values.
+    pub fn kv(&self) -> String {
+        let usual = if self.exact { "f32" } else { DEFAULT_KV };
+        self.kv.as_deref().unwrap_or(usual).to_owned()
+    }
+
     /// A loader with these choices.
     pub fn loader(&self) -> anyhow::Result<Loader> {
-        let engine = EngineSpec { kv: self.kv.clone(), chunk: self.chunk, memory: self.memory };
+        let engine = EngineSpec { kv: self.kv(), chunk: self.chunk, memory: self.memory };
         let mut loader = Loader { threads: self.threads, exact: self.exact, engine, ..Loader::default() };
         if let Some(path) = &self.template {
             let text = std::fs::read_to_string(path)

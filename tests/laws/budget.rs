@@ -12,12 +12,13 @@ fn the_forecast_is_what_the_run_takes() {
         let loader = Loader { threads: Some(1), check: Check::Always, ..Loader::default() };
         let loaded = load(&loader, &path);
         let engine = loaded.engine();
-        let context = 200;
+        let context = 500;
         let forecast = engine.forecast(context, 1).expect("forecast").expect("checked");
         let memory = engine.model().backend().memory();
         memory.reset_peak();
         let mut session = loaded.session();
-        session.sync(&ids(context, engine.model().plan().vocab, 5), &mut |_| Go::On).expect("sync");
+        session.sync(&ids(context - 1, engine.model().plan().vocab, 5), &mut |_| Go::On).expect("sync");
+        session.accept(1).expect("accept");
         let usage = memory.usage();
         assert_eq!(forecast.weights_bytes, usage.of(Class::Weights), "{}: weights", name(&path));
         assert_eq!(forecast.peak_bytes, usage.peak, "{}: peak", name(&path));
@@ -35,7 +36,11 @@ fn a_budget_of_the_forecast_holds_and_one_byte_less_is_refused() {
     };
     let tokens = ids(300, 272, 6);
     let enough = with(need);
-    enough.session().sync(&tokens, &mut |_| Go::On).expect("fits");
+    let mut session = enough.session();
+    session.sync(&tokens[..299], &mut |_| Go::On).expect("fits");
+    session.accept(tokens[299]).expect("fits");
+    let capacity = enough.engine().capacity().expect("capacity");
+    assert!((300..400).contains(&capacity), "{capacity}");
     let short = with(need - 1);
     let refused = short.session().sync(&tokens, &mut |_| Go::On).expect_err("does not fit").to_string();
     assert!(refused.contains("300") && refused.contains("--memory"), "{refused}");

@@ -52,7 +52,7 @@ pub enum Reason {
     Stop(String),
     /// The most tokens allowed.
     Length,
-    /// The end of the context.
+    /// The end of the context, or of what the byte budget holds.
     Context,
     /// The caller.
     Cancelled,
@@ -110,11 +110,15 @@ impl<'a> Generation<'a> {
         if prompt.len() >= context {
             return Err(Error::NoRoom { prompt: prompt.len(), context });
         }
+        // What was asked for must fit before anything is read; without a number the answer may fill what there is.
+        let end = spec.max_tokens.map_or(prompt.len() + 1, |m| prompt.len().saturating_add(m).min(context));
+        session.engine().admit(end)?;
+        let capacity = session.engine().capacity()?;
         let sampler = Sampler::new(spec.sampler.clone())?;
         let stop = StopBuffer::new(spec.stops.iter().cloned())?;
         let began = Instant::now();
         let Synced { reused, .. } = session.sync(prompt, watch)?;
-        let room = spec.max_tokens.unwrap_or(usize::MAX).min(context - prompt.len());
+        let room = spec.max_tokens.unwrap_or(usize::MAX).min(capacity.saturating_sub(prompt.len()));
         let usage =
             Usage { prompt_tokens: prompt.len(), reused_tokens: reused, prefill: began.elapsed(), ..Usage::default() };
         Ok(Generation {

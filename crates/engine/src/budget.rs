@@ -2,12 +2,13 @@
 //! the real one would and computes nothing.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use reverie_model::{CacheEntry, Model, Sequence, Want};
 use reverie_tensor::Class;
 
+use crate::engine::Engine;
 use crate::error::Result;
+use crate::session::Go;
 
 /// Predicted bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,36 +21,35 @@ pub struct Forecast {
     pub peak_bytes: u64,
 }
 
-/// Runs a shadow of the model.
+/// Runs sessions of an engine that computes nothing.
 pub(crate) struct Forecaster {
-    shadow: Model,
-    cache: &'static CacheEntry,
-    chunk: usize,
+    shadow: Arc<Engine>,
     known: Mutex<BTreeMap<(usize, usize), Forecast>>,
 }
 
 impl Forecaster {
-    pub(crate) fn new(shadow: Model, cache: &'static CacheEntry, chunk: usize) -> Forecaster {
-        Forecaster { shadow, cache, chunk, known: Mutex::default() }
+    /// `shadow` stands on a dry backend.
+    pub(crate) fn new(shadow: Engine) -> Forecaster {
+        Forecaster { shadow: Arc::new(shadow), known: Mutex::default() }
     }
 
-    /// `batch` sequences, each read in chunks up to `context` tokens, the last by single steps.
+    /// `batch` sessions, each read in chunks up to `context` tokens, the last one token by itself.
     pub(crate) fn forecast(&self, context: usize, batch: usize) -> Result<Forecast> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(&f) = known.get(&(context, batch)) {
             return Ok(f);
         }
-        let memory = self.shadow.backend().memory();
+        let memory = self.shadow.model().backend().memory();
+        // Scratch that an earlier forecast left must not count in this one.
+        memory.trim();
         memory.reset_peak();
-        let mut states: Vec<_> = (0..batch).map(|_| self.shadow.new_state(self.cache)).collect();
-        let tokens = vec![0; self.chunk];
-        for state in &mut states {
-            while state.len() < context {
-                let n = self.chunk.min(context - state.len());
-                let last = state.len() + n == context;
-                let want = if last { Want::Last } else { Want::Nothing };
-                self.shadow.forward(&mut [Sequence { tokens: &tokens[..n], state, want }])?;
+        let tokens = vec![0; context.saturating_sub(1)];
+        let mut sessions: Vec<_> = (0..batch).map(|_| self.shadow.session()).collect();
+        for session in &mut sessions {
+            if !tokens.is_empty() {
+                session.sync(&tokens, &mut |_| Go::On)?;
             }
+            session.accept(0)?;
         }
         let usage = memory.usage();
         let forecast = Forecast {

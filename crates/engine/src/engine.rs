@@ -1,6 +1,6 @@
 //! One model with its cache scheme and its budget; the maker of sessions.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use reverie_model::{CacheEntry, Model, Registries};
 
@@ -32,6 +32,7 @@ pub struct Engine {
     pub(crate) chunk: usize,
     limit: Option<u64>,
     forecaster: Option<Forecaster>,
+    capacity: OnceLock<usize>,
 }
 
 impl Engine {
@@ -44,8 +45,16 @@ impl Engine {
             return Err(reverie_tensor::Error::value("chunk", 0, "at least one token").into());
         }
         model.backend().memory().set_limit(spec.memory);
-        let forecaster = shadow.map(|m| Forecaster::new(m, cache, spec.chunk));
-        Ok(Engine { model, cache, chunk: spec.chunk, limit: spec.memory, forecaster })
+        let plain = |model, limit, forecaster| Engine {
+            model,
+            cache,
+            chunk: spec.chunk,
+            limit,
+            forecaster,
+            capacity: OnceLock::new(),
+        };
+        let forecaster = shadow.map(|m| Forecaster::new(plain(Arc::new(m), None, None)));
+        Ok(plain(model, spec.memory, forecaster))
     }
 
     /// The model.
@@ -83,6 +92,27 @@ impl Engine {
             return Err(Error::Budget { tokens, needed: forecast.peak_bytes, limit });
         }
         Ok(())
+    }
+
+    /// Tokens that one session can hold: the model's context, or as many as fit the budget.
+    pub fn capacity(&self) -> Result<usize> {
+        if let Some(&known) = self.capacity.get() {
+            return Ok(known);
+        }
+        let (mut fits, mut beyond) = (0, self.context() + 1);
+        if self.limit.is_none() || self.admit(self.context()).is_ok() {
+            fits = self.context();
+            beyond = fits + 1;
+        }
+        while beyond - fits > 1 {
+            let middle = fits.midpoint(beyond);
+            match self.admit(middle) {
+                Ok(()) => fits = middle,
+                Err(Error::Budget { .. }) => beyond = middle,
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(*self.capacity.get_or_init(|| fits))
     }
 
     /// An empty session.

@@ -166,6 +166,11 @@ impl Memory {
         ledger.usage.peak = ledger.usage.total;
     }
 
+    /// Gives back the scratch that is kept for reuse.
+    pub fn trim(&self) {
+        self.lock().trim();
+    }
+
     fn lock(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -186,10 +191,7 @@ impl Memory {
             && usage.total + cap as u64 > limit
         {
             // Unlent scratch goes first: it is only kept for speed.
-            let kept: u64 = ledger.free.iter().map(|(c, v)| (*c * v.len()) as u64).sum();
-            ledger.free.clear();
-            ledger.usage.by_class[Class::Scratch.index()] -= kept;
-            ledger.usage.total -= kept;
+            ledger.trim();
             usage = ledger.usage;
             if usage.total + cap as u64 > limit {
                 return Err(Error::Budget { class: class.name(), needed: cap as u64, used: usage.total, limit });
@@ -208,6 +210,13 @@ impl Memory {
 }
 
 impl Ledger {
+    fn trim(&mut self) {
+        let kept: u64 = self.free.iter().map(|(c, v)| (*c * v.len()) as u64).sum();
+        self.free.clear();
+        self.usage.by_class[Class::Scratch.index()] -= kept;
+        self.usage.total -= kept;
+    }
+
     /// Zeroed memory for a buffer of `class`, from where that class lives.
     fn block(&mut self, cap: usize, class: Class) -> Option<Block> {
         match class {
