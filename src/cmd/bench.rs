@@ -36,8 +36,8 @@ pub struct Args {
     /// Tokens of the decode measurement; 0 leaves it out
     #[arg(long, default_value_t = 64)]
     tg: usize,
-    /// Context depths at which to measure
-    #[arg(long, value_delimiter = ',', default_values_t = [0, 4096])]
+    /// Context depths at which to measure [default: 0,4096 as far as the context reaches]
+    #[arg(long, value_delimiter = ',')]
     depth: Vec<usize>,
     /// Measurements of each; the table shows the median and the spread
     #[arg(short, long, default_value_t = 3)]
@@ -76,15 +76,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     drop(state);
     let weights_bytes = weights_read(model);
     let mut rows = Vec::new();
-    let bar = progress_bar((args.depth.len() * args.runs) as u64, "measuring [{bar:30}] {pos}/{len}");
-    for &depth in &args.depth {
-        if depth + args.pp.max(args.tg) > engine.context() {
-            anyhow::bail!(
-                "--depth: found {depth}, expected at most {} for a context of {}",
-                engine.context() - args.pp.max(args.tg),
-                engine.context()
-            );
-        }
+    let depths = depths(&args, engine.context())?;
+    let bar = progress_bar((depths.len() * args.runs) as u64, "measuring [{bar:30}] {pos}/{len}");
+    for &depth in &depths {
         let mut base = model.new_state(engine.cache());
         fill(model, &mut base, depth, engine_chunk(&args))?;
         let (mut pp, mut tg) = (Vec::new(), Vec::new());
@@ -136,6 +130,24 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         report.print()
     }
     Ok(())
+}
+
+/// The depths asked for, which must fit; or those of the default that do.
+fn depths(args: &Args, context: usize) -> anyhow::Result<Vec<usize>> {
+    let deepest = context.saturating_sub(args.pp.max(args.tg + 1));
+    if let Some(depth) = args.depth.iter().find(|&&d| d > deepest) {
+        anyhow::bail!(
+            "--depth: found {depth}, expected at most {deepest} for a context of {context} and these --pp and --tg"
+        );
+    }
+    if !args.depth.is_empty() {
+        return Ok(args.depth.clone());
+    }
+    let usual = [0, 4096];
+    if usual.iter().any(|&d| d > deepest) {
+        eprintln!("depth 4096 is left out: the context holds {context} tokens");
+    }
+    Ok(usual.into_iter().filter(|&d| d <= deepest).collect())
 }
 
 fn engine_chunk(args: &Args) -> usize {

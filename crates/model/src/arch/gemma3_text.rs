@@ -46,7 +46,6 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
         attention.rope = Some(rope::for_layer_kind(config, &kind, attention.head_dim)?);
         attention.window = if kind == "sliding_attention" { Some(config.usize("sliding_window")?) } else { None };
         attention.qk_norm = Some((source.eps()?, source.norm_weight(NormWeight::MinusOne)));
-        attention.softcap = config.optional_f64("attn_logit_softcapping")?.map(|c| c as f32);
         if let Some(scalar) = scalar {
             attention.scale = scalar.powf(-0.5) as f32;
         }

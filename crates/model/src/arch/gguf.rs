@@ -97,13 +97,8 @@ pub fn gemma3(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
     if let Some(base) = metadata.optional_f64("gemma3.rope.freq_base_swa")? {
         map.insert("rope_local_base_freq".into(), json!(base));
     }
-    for (key, field) in [
-        ("gemma3.attn_logit_softcapping", "attn_logit_softcapping"),
-        ("gemma3.final_logit_softcapping", "final_logit_softcapping"),
-    ] {
-        if let Some(cap) = metadata.optional_f64(key)? {
-            map.insert(field.into(), json!(cap));
-        }
+    if let Some(cap) = metadata.optional_f64("gemma3.final_logit_softcapping")? {
+        map.insert("final_logit_softcapping".into(), json!(cap));
     }
     // The 27B model scales by its width over its heads; the file does not say so.
     if map.get("num_hidden_layers").and_then(Value::as_u64) == Some(62)
