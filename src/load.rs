@@ -156,7 +156,7 @@ impl Loader {
         backend.memory().set_limit(self.engine.memory);
         let shadow = match (self.check, self.engine.memory) {
             (Check::WithBudget, None) => None,
-            _ => Some(assemble(plan()?, &checkpoint.weights, &backends::shadow(&backend), &mut |_, _| {})?),
+            _ => Some(Arc::new(assemble(plan()?, &checkpoint.weights, &backends::shadow(&backend), &mut |_, _| {})?)),
         };
         let model = assemble(plan()?, &checkpoint.weights, &backend, &mut |done, total| {
             hear(LoadEvent::Layers { done, total });
@@ -168,12 +168,10 @@ impl Loader {
     /// The plan on a dry backend alone: nothing is packed, nothing can run, everything can be forecast.
     pub fn shadow(&self, checkpoint: &Checkpoint) -> Result<Engine> {
         let of: Arc<dyn Backend> = backends::open(BackendSpec { threads: Some(1), numerics: None, isa: self.isa })?;
-        let dry = || -> Result<_> {
-            let plan = source::plan(checkpoint, &self.registries)?;
-            Ok(assemble(plan, &checkpoint.weights, &backends::shadow(&of), &mut |_, _| {})?)
-        };
+        let plan = source::plan(checkpoint, &self.registries)?;
+        let dry = Arc::new(assemble(plan, &checkpoint.weights, &backends::shadow(&of), &mut |_, _| {})?);
         let spec = EngineSpec { memory: None, ..self.engine.clone() };
-        Ok(Engine::new(Arc::new(dry()?), Some(dry()?), &self.registries, &spec)?)
+        Ok(Engine::new(Arc::clone(&dry), Some(dry), &self.registries, &spec)?)
     }
 }
 

@@ -164,3 +164,28 @@ fn a_session_reuses_what_it_can_and_gives_the_same_logits() {
         assert_eq!(turns.logits().expect("logits"), want, "{}: the parent of a fork", name(&path));
     }
 }
+
+#[test]
+fn sessions_decode_together_as_alone_and_survive_a_refused_step() {
+    for path in all() {
+        let loaded = load(&loader(2, false), &path);
+        let vocab = loaded.engine().model().plan().vocab;
+        let mut go = |_| reverie::Go::On;
+        let mut start = |n: usize| {
+            let mut session = loaded.session();
+            session.sync(&ids(n, vocab, n as u64), &mut go).expect("sync");
+            session
+        };
+        let (mut a, mut b) = (start(70), start(9));
+        let (mut a2, mut b2) = (a.fork(), b.fork());
+        reverie::Session::accept_all(&mut [(&mut a, 5), (&mut b, 6)]).expect("together");
+        // A token id outside the vocabulary is refused for all, and nothing is lost.
+        reverie::Session::accept_all(&mut [(&mut a, 7), (&mut b, u32::MAX)]).expect_err("no such id");
+        reverie::Session::accept_all(&mut [(&mut a, 7), (&mut b, 8)]).expect("again");
+        for (session, ids) in [(&mut a2, [5, 7]), (&mut b2, [6, 8])] {
+            ids.into_iter().for_each(|id| session.accept(id).expect("alone"));
+        }
+        assert_eq!(a.logits().expect("logits"), a2.logits().expect("logits"), "{}", name(&path));
+        assert_eq!(b.logits().expect("logits"), b2.logits().expect("logits"), "{}", name(&path));
+    }
+}

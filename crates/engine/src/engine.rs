@@ -38,7 +38,12 @@ pub struct Engine {
 impl Engine {
     /// An engine over `model`. `shadow` is the same plan on a dry backend; without it no forecast is made and the budget is
     /// enforced only as memory is taken.
-    pub fn new(model: Arc<Model>, shadow: Option<Model>, registries: &Registries, spec: &EngineSpec) -> Result<Engine> {
+    pub fn new(
+        model: Arc<Model>,
+        shadow: Option<Arc<Model>>,
+        registries: &Registries,
+        spec: &EngineSpec,
+    ) -> Result<Engine> {
         let mixers: Vec<_> = model.plan().mixers().collect();
         let cache = CacheEntry::choose(registries, &spec.kv, &mixers)?;
         if spec.chunk == 0 {
@@ -53,7 +58,7 @@ impl Engine {
             forecaster,
             capacity: OnceLock::new(),
         };
-        let forecaster = shadow.map(|m| Forecaster::new(plain(Arc::new(m), None, None)));
+        let forecaster = shadow.map(|m| Forecaster::new(plain(m, None, None)));
         Ok(plain(model, spec.memory, forecaster))
     }
 

@@ -146,23 +146,15 @@ impl Session {
                 reverie_tensor::Error::value("batch", "sessions of several engines", "sessions of one engine").into()
             );
         }
-        let mut batch: Vec<_> = sessions
-            .iter_mut()
-            .map(|(s, id)| Sequence { tokens: std::slice::from_ref(id), state: &mut s.state, want: Want::Last })
-            .collect();
-        let logits = engine.model.forward(&mut batch)?;
-        for ((session, id), logits) in sessions.iter_mut().zip(logits) {
-            session.tokens.push(*id);
-            session.logits = logits;
-        }
-        Ok(())
+        let mut batch: Vec<_> = sessions.iter_mut().map(|(s, id)| (&mut **s, std::slice::from_ref(&*id))).collect();
+        step(&engine, &mut batch, Want::Last)
     }
 
     /// Goes back to the first `to` tokens, or, in a recurrent model, to the deepest checkpoint before and reads again up to
     /// there. The logits are gone until the next read.
     pub fn rewind(&mut self, to: usize) -> Result<()> {
         let to = to.min(self.tokens.len());
-        if to < self.tokens.len() || self.state.len() != to {
+        if to < self.tokens.len() {
             self.logits = None;
         }
         let replay = self.tokens[..to].to_vec();
@@ -206,20 +198,7 @@ impl Session {
 
     fn read(&mut self, tokens: &[u32], want: Want) -> Result<()> {
         let engine = Arc::clone(&self.engine);
-        let done = engine.model.forward(&mut [Sequence { tokens, state: &mut self.state, want }]);
-        match done {
-            Ok(mut logits) => {
-                self.logits = logits.pop().flatten();
-                self.tokens.extend_from_slice(tokens);
-                Ok(())
-            }
-            Err(e) => {
-                // The step may have advanced some slots: stand where the last good step ended, or before.
-                self.stand_at(self.state.len());
-                self.logits = None;
-                Err(e.into())
-            }
-        }
+        step(&engine, &mut [(self, tokens)], want)
     }
 
     /// Remembers this place.
@@ -230,5 +209,28 @@ impl Session {
             self.marks.remove(1);
         }
         self.marks.push(Mark { point, logits: self.logits.clone() });
+    }
+}
+
+/// One forward over the new tokens of one or several sessions of `engine`.
+fn step(engine: &Engine, batch: &mut [(&mut Session, &[u32])], want: Want) -> Result<()> {
+    let mut sequences: Vec<_> =
+        batch.iter_mut().map(|(s, tokens)| Sequence { tokens, state: &mut s.state, want }).collect();
+    match engine.model.forward(&mut sequences) {
+        Ok(logits) => {
+            for ((session, tokens), logits) in batch.iter_mut().zip(logits) {
+                session.tokens.extend_from_slice(tokens);
+                session.logits = logits;
+            }
+            Ok(())
+        }
+        Err(e) => {
+            for (session, _) in batch {
+                // The step may have advanced some slots: stand where the last good step ended, or before.
+                session.stand_at(session.state.len());
+                session.logits = None;
+            }
+            Err(e.into())
+        }
     }
 }

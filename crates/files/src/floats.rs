@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use crate::error::Result;
-use crate::write::PendingFile;
+use crate::write::{PendingFile, header_bytes};
 
 /// A named f32 tensor.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,14 +26,10 @@ pub fn write_floats(path: &Path, tensors: &[FloatTensor]) -> Result<()> {
         header.insert(t.name.clone(), json!({"dtype": "F32", "shape": t.shape, "data_offsets": [at, end]}));
         at = end;
     }
-    let mut text = Value::Object(header).to_string();
-    while !text.len().is_multiple_of(8) {
-        text.push(' ');
-    }
+    let header = header_bytes(header);
     let mut file = PendingFile::create(path)?;
-    file.write_at(0, &(text.len() as u64).to_le_bytes())?;
-    file.write_at(8, text.as_bytes())?;
-    let mut place = 8 + text.len() as u64;
+    file.write_at(0, &header)?;
+    let mut place = header.len() as u64;
     for t in tensors {
         let bytes: Vec<u8> = t.values.iter().flat_map(|v| v.to_le_bytes()).collect();
         file.write_at(place, &bytes)?;

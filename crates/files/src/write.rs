@@ -92,6 +92,15 @@ pub fn write_json(path: &Path, value: &Value) -> Result<()> {
     write_file(path, format!("{value:#}\n").as_bytes())
 }
 
+/// A header as it stands at the beginning of a safetensors file: its length, then JSON padded with spaces so that data starts at
+/// a multiple of 8.
+pub(crate) fn header_bytes(header: Map<String, Value>) -> Vec<u8> {
+    let mut json = Value::from(header).to_string();
+    let padded = json.len().next_multiple_of(8);
+    json.extend(std::iter::repeat_n(' ', padded - json.len()));
+    [&(json.len() as u64).to_le_bytes(), json.as_bytes()].concat()
+}
+
 /// A tensor that will be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorSpec {
@@ -175,11 +184,8 @@ impl SafeTensorsWriter {
             }
             at = end;
         }
-        let mut json = Value::from(header).to_string();
-        // Data starts at a multiple of 8; the format pads with spaces.
-        let padded = json.len().next_multiple_of(8);
-        json.extend(std::iter::repeat_n(' ', padded - json.len()));
-        let head = 8 + json.len() as u64;
+        let header = header_bytes(header);
+        let head = header.len() as u64;
         for (tensor, _) in &order {
             if let Some(slot) = self.slots.get_mut(&tensor.name) {
                 slot.start += head;
@@ -187,8 +193,7 @@ impl SafeTensorsWriter {
         }
         self.total_bytes += at;
         if let Some((_, file)) = self.shards.get_mut(shard) {
-            file.write_at(0, &(json.len() as u64).to_le_bytes())?;
-            file.write_at(8, json.as_bytes())?;
+            file.write_at(0, &header)?;
         }
         Ok(())
     }

@@ -118,9 +118,8 @@ impl Model {
         if rows.iter().any(|r| r.range.is_empty()) {
             return Err(reverie_tensor::Error::value("tokens of a sequence", 0, "at least one").into());
         }
-        let specs: Vec<&StateSpec> = self.specs.iter().collect();
         for s in sequences.iter_mut() {
-            s.state.begin(backend, &specs, s.tokens.len())?;
+            s.state.begin(backend, &self.specs, s.tokens.len())?;
         }
         let step = Step { backend, positions: &positions, rows: &rows };
         let x = self.stream(&ids, &step, sequences)?;

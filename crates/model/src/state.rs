@@ -209,7 +209,7 @@ impl State {
     }
 
     /// Before a step of `n` tokens: everything it writes exists and is unshared.
-    pub(crate) fn begin(&mut self, backend: &dyn Backend, specs: &[&StateSpec], n: usize) -> Result<()> {
+    pub(crate) fn begin(&mut self, backend: &dyn Backend, specs: &[StateSpec], n: usize) -> Result<()> {
         if self.half_done {
             return Err(Error::Poisoned);
         }

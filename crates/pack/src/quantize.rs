@@ -1,5 +1,5 @@
-//! Dense folder in, MLX affine folder out. Matrices are read, quantised and written row by row; nothing is held whole, and the
-//! output folder appears complete or not at all.
+//! Dense folder in, MLX affine folder out. Matrices are read, quantised and written row by row; nothing is held whole. Each file
+//! appears whole or not at all, config.json last: a folder that was cut short does not load.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -219,7 +219,7 @@ fn rows(
     (module, spec): (&str, PlaneSpec),
     writer: &mut SafeTensorsWriter,
 ) -> Result<()> {
-    let (n, k) = matrix.shape();
+    let (n, _) = matrix.shape();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let starts: Vec<usize> = (0..n).step_by(ROWS).collect();
     for wave in starts.chunks(threads) {
@@ -239,7 +239,6 @@ fn rows(
             writer.append(&format!("{module}.biases"), &biases)?;
         }
     }
-    debug_assert!(k.is_multiple_of(spec.group));
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! Gemma 3, text: norms before and after each part, stored minus one; a scaled embedding; GeGLU; five sliding layers to one full
-//! layer, each kind with its own rotary base.
+//! layer, each kind with its own rotary base. `attn_logit_softcapping`, a leftover of Gemma 2, is not read: transformers does
+//! not read it.
 
 use super::{ArchEntry, Source, gguf};
 use crate::error::{Error, Result};
