@@ -101,13 +101,17 @@ impl<'a> Build<'a> {
         self.upload(&taps, &[kernel, channels])
     }
 
-    /// An RMS norm over `dim`.
+    /// A norm over `dim`.
     pub fn norm(&self, spec: &NormSpec, dim: usize) -> Result<Norm> {
         let mut values = self.values(&format!("{}.weight", spec.name), dim)?;
         if spec.weight == NormWeight::MinusOne {
             values.iter_mut().for_each(|v| *v += 1.0);
         }
-        Ok(Norm { kind: NormKind::Rms, weight: Some(self.upload(&values, &[dim])?), bias: None, eps: spec.eps })
+        let bias = match spec.kind {
+            NormKind::Rms => None,
+            NormKind::Layer => self.opt_vector(&format!("{}.bias", spec.name), dim)?,
+        };
+        Ok(Norm { kind: spec.kind, weight: Some(self.upload(&values, &[dim])?), bias, eps: spec.eps })
     }
 
     fn at(&self, scope: String) -> Build<'a> {
@@ -144,6 +148,7 @@ pub fn assemble(
                     Part::Ffn(spec) => BuiltPart::Ffn(spec.build(&mut build)?),
                 },
                 post: norm(&block.post)?,
+                scale: block.scale,
             });
         }
         layers.push(blocks);

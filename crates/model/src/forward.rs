@@ -10,7 +10,7 @@ use crate::cache::CacheEntry;
 use crate::error::{Error, Result};
 use crate::ffn::Ffn;
 use crate::linear::Linear;
-use crate::mixer::{Mixer, Out, Rows, Step, Stream};
+use crate::mixer::{Carry, Mixer, Out, Rows, Step, Stream};
 use crate::plan::Plan;
 use crate::state::{LayerState, State, StateSpec};
 
@@ -25,6 +25,7 @@ pub(crate) struct BuiltBlock {
     pub(crate) pre: Option<Norm>,
     pub(crate) part: BuiltPart,
     pub(crate) post: Option<Norm>,
+    pub(crate) scale: f32,
 }
 
 /// What `assemble` hands over.
@@ -121,8 +122,8 @@ impl Model {
         for s in sequences.iter_mut() {
             s.state.begin(backend, &self.specs, s.tokens.len())?;
         }
-        let step = Step { backend, positions: &positions, rows: &rows };
-        let x = self.stream(&ids, &step, sequences)?;
+        let step = Step { backend, ids: &ids, positions: &positions, rows: &rows, carry: Carry::default() };
+        let x = self.stream(&step, sequences)?;
         let wants: Vec<Want> = sequences.iter().map(|s| s.want).collect();
         let out = self.logits(x, &rows, &wants)?;
         for s in sequences.iter_mut() {
@@ -132,15 +133,16 @@ impl Model {
     }
 
     /// The residual stream after the last layer.
-    fn stream(&self, ids: &[u32], step: &Step<'_>, sequences: &mut [Sequence<'_>]) -> Result<Tensor> {
+    fn stream(&self, step: &Step<'_>, sequences: &mut [Sequence<'_>]) -> Result<Tensor> {
         let ModelParts { plan, embed, layers, .. } = &self.parts;
-        let mut x = step.backend.embed(embed, ids, plan.embed_scale)?;
+        let mut x = step.backend.embed(embed, step.ids, plan.embed_scale)?;
         step.backend.note("hidden.0", &x)?;
         let mut mixers = 0;
         for (i, blocks) in layers.iter().enumerate() {
             for block in blocks {
-                // Without a norm after the part, its closing product adds to the stream at once.
-                let kept = block.post.as_ref().map(|_| x.clone());
+                // With nothing between the part and the sum, its closing product adds to the stream at once.
+                let direct = block.post.is_none() && block.scale == 1.0;
+                let kept = (!direct).then(|| x.clone());
                 let out = if kept.is_some() { Out::Plain } else { Out::Add };
                 let stream = Stream { x, pre: block.pre.as_ref(), out };
                 let y = match &block.part {
@@ -152,9 +154,18 @@ impl Model {
                         mixer.forward(step, stream, &mut states)?
                     }
                 };
-                x = match (kept, &block.post) {
-                    (Some(kept), Some(post)) => step.backend.add(kept, &step.backend.norm(&y, post)?)?,
-                    _ => y,
+                x = match kept {
+                    Some(kept) => {
+                        let mut y = match &block.post {
+                            Some(post) => step.backend.norm(&y, post)?,
+                            None => y,
+                        };
+                        if block.scale != 1.0 {
+                            y = step.backend.map(y, Map::Scale(block.scale))?;
+                        }
+                        step.backend.add(kept, &y)?
+                    }
+                    None => y,
                 };
             }
             if i + 1 < layers.len() {

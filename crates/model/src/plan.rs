@@ -3,6 +3,8 @@
 
 use std::fmt::Debug;
 
+use reverie_tensor::NormKind;
+
 use crate::Build;
 use crate::error::Result;
 use crate::ffn::Ffn;
@@ -15,10 +17,24 @@ use crate::state::StateSpec;
 pub struct NormSpec {
     /// Tensor name without `.weight`, below the layer's prefix (or whole, for the final norm).
     pub name: String,
+    /// Which normalisation; a layer norm takes its bias where the checkpoint has one.
+    pub kind: NormKind,
     /// Added under the root.
     pub eps: f32,
     /// What the stored weight means.
     pub weight: NormWeight,
+}
+
+impl NormSpec {
+    /// An RMS norm.
+    pub fn rms(name: impl Into<String>, eps: f32, weight: NormWeight) -> NormSpec {
+        NormSpec { name: name.into(), kind: NormKind::Rms, eps, weight }
+    }
+
+    /// A layer norm.
+    pub fn layer(name: impl Into<String>, eps: f32) -> NormSpec {
+        NormSpec { name: name.into(), kind: NormKind::Layer, eps, weight: NormWeight::Plain }
+    }
 }
 
 /// What a stored norm weight means.
@@ -57,7 +73,7 @@ pub enum Part {
     Ffn(Box<dyn FfnSpec>),
 }
 
-/// x ← x + post(part(pre(x))).
+/// x ← x + scale · post(part(pre(x))).
 #[derive(Debug)]
 pub struct Block {
     /// Sub-prefix of the part's tensors below the layer's prefix ("self_attn").
@@ -68,6 +84,15 @@ pub struct Block {
     pub part: Part,
     /// After the part, before the sum.
     pub post: Option<NormSpec>,
+    /// Multiplies what is added to the stream; 1 nearly everywhere.
+    pub scale: f32,
+}
+
+impl Block {
+    /// A norm, a part, the sum.
+    pub fn new(scope: impl Into<String>, pre: Option<NormSpec>, part: Part) -> Block {
+        Block { scope: scope.into(), pre, part, post: None, scale: 1.0 }
+    }
 }
 
 /// The blocks of one layer, in order.

@@ -38,7 +38,7 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
     let scalar = config.optional_f64("query_pre_attn_scalar")?;
     let norm = |name: &str| -> Result<Option<NormSpec>> {
         let weight = source.norm_weight(NormWeight::MinusOne);
-        Ok(Some(NormSpec { name: name.into(), eps: source.eps()?, weight }))
+        Ok(Some(NormSpec::rms(name, source.eps()?, weight)))
     };
     let mut plan = source.decoder(ENTRY.name, NormWeight::MinusOne, |i| {
         let kind = source
@@ -52,16 +52,12 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
         }
         Ok(vec![
             Block {
-                scope: "self_attn".into(),
-                pre: norm("input_layernorm")?,
-                part: Part::Mixer(Box::new(attention)),
                 post: norm("post_attention_layernorm")?,
+                ..Block::new("self_attn", norm("input_layernorm")?, Part::Mixer(Box::new(attention)))
             },
             Block {
-                scope: "mlp".into(),
-                pre: norm("pre_feedforward_layernorm")?,
-                part: Part::Ffn((geglu::ENTRY.spec)(config, i)?),
                 post: norm("post_feedforward_layernorm")?,
+                ..Block::new("mlp", norm("pre_feedforward_layernorm")?, Part::Ffn((geglu::ENTRY.spec)(config, i)?))
             },
         ])
     })?;

@@ -139,7 +139,7 @@ impl<'a> Source<'a> {
             embed: "model.embed_tokens".into(),
             embed_scale: 1.0,
             layers: (0..n_layers).map(layer).collect::<Result<_>>()?,
-            final_norm: NormSpec { name: "model.norm".into(), eps: self.eps()?, weight: self.norm_weight(norm) },
+            final_norm: NormSpec::rms("model.norm", self.eps()?, self.norm_weight(norm)),
             head: HeadSpec { name: (!tied).then(|| "lm_head".into()), softcap: None },
             names,
         })
@@ -154,11 +154,11 @@ impl<'a> Source<'a> {
         ffn: Box<dyn FfnSpec>,
     ) -> Result<Vec<Block>> {
         let pre = |name: &str| -> Result<Option<NormSpec>> {
-            Ok(Some(NormSpec { name: name.into(), eps: self.eps()?, weight: self.norm_weight(norm) }))
+            Ok(Some(NormSpec::rms(name, self.eps()?, self.norm_weight(norm))))
         };
         Ok(vec![
-            Block { scope: scope.into(), pre: pre("input_layernorm")?, part: Part::Mixer(mixer), post: None },
-            Block { scope: "mlp".into(), pre: pre("post_attention_layernorm")?, part: Part::Ffn(ffn), post: None },
+            Block::new(scope, pre("input_layernorm")?, Part::Mixer(mixer)),
+            Block::new("mlp", pre("post_attention_layernorm")?, Part::Ffn(ffn)),
         ])
     }
 }

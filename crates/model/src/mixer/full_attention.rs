@@ -143,7 +143,7 @@ impl MixerSpec for Spec {
         };
         let norm = |b: &mut Build<'_>, name: &str| -> Result<Option<Norm>> {
             let Some((eps, weight)) = self.qk_norm else { return Ok(None) };
-            b.norm(&NormSpec { name: name.into(), eps, weight }, self.head_dim).map(Some)
+            b.norm(&NormSpec::rms(name, eps, weight), self.head_dim).map(Some)
         };
         let mixer = Attention {
             q,

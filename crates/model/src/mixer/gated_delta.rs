@@ -111,7 +111,7 @@ impl MixerSpec for Spec {
         if self.stored == Stored::HuggingFace {
             rate.iter_mut().for_each(|a| *a = -a.exp());
         }
-        let norm = NormSpec { name: "norm".into(), eps: self.eps, weight: NormWeight::Plain };
+        let norm = NormSpec::rms("norm", self.eps, NormWeight::Plain);
         Ok(Box::new(GatedDelta {
             qkv: b.linear("in_proj_qkv", self.channels(), width)?,
             z: b.linear("in_proj_z", self.v_width(), width)?,

@@ -4,6 +4,8 @@
 pub mod full_attention;
 pub mod gated_delta;
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use reverie_files::ModelConfig;
@@ -43,10 +45,31 @@ pub struct Rows {
 pub struct Step<'a> {
     /// Computes.
     pub backend: &'a dyn Backend,
+    /// Token id of every row.
+    pub ids: &'a [u32],
     /// Absolute position of every row.
     pub positions: &'a [u32],
     /// The sequences of the batch.
     pub rows: &'a [Rows],
+    /// What earlier parts of this step left for later ones.
+    pub carry: Carry,
+}
+
+/// Values that one part of a step leaves for parts of later layers (a first layer's values, the embedding), by name. Gone when
+/// the step ends: what must live longer is state.
+#[derive(Default)]
+pub struct Carry(RefCell<BTreeMap<&'static str, Tensor>>);
+
+impl Carry {
+    /// Leaves `x` under `name`, in place of what was there.
+    pub fn put(&self, name: &'static str, x: Tensor) {
+        self.0.borrow_mut().insert(name, x);
+    }
+
+    /// What was left under `name`.
+    pub fn get(&self, name: &str) -> Option<Tensor> {
+        self.0.borrow().get(name).cloned()
+    }
 }
 
 /// What a block does with what its part computed.
