@@ -121,7 +121,10 @@ fn describe(i: usize, layer: &reverie::rooms::model::plan::Layer, dtype: DType) 
                     (token, _) => format!("{token} B/token"),
                 };
                 mixer = Some(m.kind());
-                state = Some(format!("{} {growth}", kinds.join("+")));
+                state = Some(match m.reads() {
+                    Some((owner, _)) => format!("reads mixer {owner}"),
+                    None => format!("{} {growth}", kinds.join("+")),
+                });
             }
             Part::Ffn(f) => ffn = Some(f.kind()),
         }

@@ -199,6 +199,9 @@ impl Backend for Cpu {
     fn map(&self, x: Tensor, map: Map) -> Result<Tensor> {
         ops::elementwise::map(self, x, map)
     }
+    fn combine(&self, xs: &[&Tensor], coefficients: &Tensor) -> Result<Vec<Tensor>> {
+        ops::elementwise::combine(self, xs, coefficients)
+    }
     fn rows(&self, x: &Tensor, rows: &[usize]) -> Result<Tensor> {
         ops::elementwise::rows(self, x, rows)
     }

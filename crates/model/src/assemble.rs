@@ -159,5 +159,5 @@ pub fn assemble(
         None => None,
     };
     let final_norm = root.norm(&plan.final_norm, plan.width)?;
-    Ok(Model::new(ModelParts { plan, backend: Arc::clone(backend), embed, layers, final_norm, head }))
+    Model::new(ModelParts { plan, backend: Arc::clone(backend), embed, layers, final_norm, head })
 }

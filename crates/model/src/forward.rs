@@ -42,6 +42,8 @@ pub(crate) struct ModelParts {
 pub struct Model {
     parts: ModelParts,
     specs: Vec<StateSpec>,
+    /// The state that each mixer is handed.
+    owners: Vec<usize>,
 }
 
 /// Which logits of a sequence's new tokens are wanted.
@@ -66,9 +68,10 @@ pub struct Sequence<'a> {
 }
 
 impl Model {
-    pub(crate) fn new(parts: ModelParts) -> Model {
+    pub(crate) fn new(parts: ModelParts) -> Result<Model> {
         let specs = parts.plan.mixers().map(|m| m.state()).collect();
-        Model { parts, specs }
+        let owners = parts.plan.owners()?;
+        Ok(Model { parts, specs, owners })
     }
 
     /// What it was assembled from.
@@ -148,8 +151,9 @@ impl Model {
                 let y = match &block.part {
                     BuiltPart::Ffn(ffn) => ffn.forward(step, stream)?,
                     BuiltPart::Mixer(mixer) => {
+                        let owner = self.owners[mixers];
                         let mut states: Vec<&mut LayerState> =
-                            sequences.iter_mut().filter_map(|s| s.state.layers_mut().get_mut(mixers)).collect();
+                            sequences.iter_mut().filter_map(|s| s.state.layers_mut().get_mut(owner)).collect();
                         mixers += 1;
                         mixer.forward(step, stream, &mut states)?
                     }
@@ -197,6 +201,9 @@ impl Model {
         }
         let weight = head.as_ref().map_or(embed, |h| &h.weight);
         let mut logits = backend.linear(Input::Normed(&x, final_norm), &[weight])?.remove(0);
+        if plan.head.scale != 1.0 {
+            logits = backend.map(logits, Map::Scale(plan.head.scale))?;
+        }
         if let Some(cap) = plan.head.softcap {
             logits = backend.map(logits, Map::Softcap(cap))?;
         }

@@ -50,6 +50,25 @@ impl Linear {
     }
 }
 
+/// The same where some projections may be missing.
+pub fn project_some<const N: usize>(
+    backend: &dyn Backend,
+    input: Input<'_>,
+    linears: [Option<&Linear>; N],
+) -> Result<[Option<Tensor>; N]> {
+    let present: Vec<&Linear> = linears.iter().flatten().copied().collect();
+    let weights: Vec<&Weight> = present.iter().map(|l| &l.weight).collect();
+    let mut results = backend.linear(input, &weights)?.into_iter();
+    let mut out = [const { None }; N];
+    for (linear, y) in linears.iter().zip(&mut out) {
+        if let Some(linear) = linear {
+            let computed = results.next().ok_or_else(|| reverie_tensor::Error::shape("project", "fewer results", N))?;
+            *y = Some(linear.adapt(backend, input, computed)?);
+        }
+    }
+    Ok(out)
+}
+
 /// Several projections of one input; the backend prepares the input once.
 pub fn project<const N: usize>(backend: &dyn Backend, input: Input<'_>, linears: [&Linear; N]) -> Result<[Tensor; N]> {
     let weights = linears.map(|l| &l.weight);

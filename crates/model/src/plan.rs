@@ -6,11 +6,11 @@ use std::fmt::Debug;
 use reverie_tensor::NormKind;
 
 use crate::Build;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ffn::Ffn;
 use crate::mixer::Mixer;
 use crate::names::Names;
-use crate::state::StateSpec;
+use crate::state::{KvNeed, StateSpec};
 
 /// A normalisation by the name of its weight.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,6 +52,11 @@ pub trait MixerSpec: Debug + Send + Sync {
     fn kind(&self) -> &'static str;
     /// What it keeps between tokens.
     fn state(&self) -> StateSpec;
+    /// The earlier mixer, counted over the whole model, whose keys and values it reads after that one has written them, and what
+    /// they must look like; such a mixer keeps nothing of its own.
+    fn reads(&self) -> Option<(usize, KvNeed)> {
+        None
+    }
     /// Takes its weights.
     fn build(&self, build: &mut Build<'_>) -> Result<Box<dyn Mixer>>;
 }
@@ -109,6 +114,8 @@ pub struct Layer {
 pub struct HeadSpec {
     /// Tensor name without `.weight`; none where the embedding serves.
     pub name: Option<String>,
+    /// Multiplies the logits, before the cap.
+    pub scale: f32,
     /// Logits become cap · tanh(logit / cap).
     pub softcap: Option<f32>,
 }
@@ -139,6 +146,24 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// For each mixer the one whose state it is handed: its own, or an earlier one's that it reads. Refused where the state that is read
+    /// is not there, or is another.
+    pub fn owners(&self) -> Result<Vec<usize>> {
+        let mixers: Vec<_> = self.mixers().collect();
+        let owner = |(i, mixer): (usize, &&dyn MixerSpec)| match mixer.reads() {
+            None => Ok(i),
+            Some((from, need)) => {
+                let kept = mixers[..i].get(from).and_then(|m| m.state().kv);
+                if kept == Some(need) && mixer.state() == StateSpec::default() {
+                    return Ok(from);
+                }
+                let expected = format!("an earlier mixer that keeps {need:?}, and no state of its own");
+                Err(Error::config(format!("mixer {i} reads mixer {from}"), format!("{kept:?}"), expected))
+            }
+        };
+        mixers.iter().enumerate().map(owner).collect()
+    }
+
     /// The mixers, layer by layer.
     pub fn mixers(&self) -> impl Iterator<Item = &dyn MixerSpec> {
         self.layers.iter().flat_map(|l| &l.blocks).filter_map(|b| match &b.part {

@@ -8,17 +8,23 @@ use reverie_files::ModelConfig;
 use reverie_tensor::{Rope, RopeLayout};
 
 use crate::error::{Error, Result};
+use crate::mixer::full_attention::Growth;
 
 /// The rotary embedding of heads of `head_dim`.
 pub fn from_config(config: &ModelConfig, head_dim: usize) -> Result<Rope> {
-    let parameters = match config.section("rope_parameters")? {
-        Some(p) => p,
-        None => legacy(config)?,
-    };
-    from_parameters(config, &parameters, head_dim)
+    from_parameters(config, &parameters(config)?, head_dim)
 }
 
-/// The same, where `rope_parameters` has one entry a layer kind (Gemma 3) or the older form has a local base.
+/// `rope_parameters`, in either spelling.
+fn parameters(config: &ModelConfig) -> Result<ModelConfig> {
+    match config.section("rope_parameters")? {
+        Some(p) => Ok(p),
+        None => legacy(config),
+    }
+}
+
+/// The same, where `rope_parameters` has one entry a layer kind, or the older form a base of its own for sliding layers, whose
+/// frequencies are never scaled.
 pub fn for_layer_kind(config: &ModelConfig, kind: &str, head_dim: usize) -> Result<Rope> {
     if let Some(all) = config.section("rope_parameters")? {
         return match all.section(kind)? {
@@ -27,8 +33,11 @@ pub fn for_layer_kind(config: &ModelConfig, kind: &str, head_dim: usize) -> Resu
         };
     }
     if kind == "sliding_attention" {
-        let base = config.optional_f64("rope_local_base_freq")?.unwrap_or(10_000.0);
-        return Ok(plain(base, head_dim, 1.0));
+        let base = match config.optional_f64("rope_local_base_freq")? {
+            Some(base) => base,
+            None => config.optional_f64("rope_theta")?.unwrap_or(10_000.0),
+        };
+        return Ok(plain(positive_base(base)?, head_dim, 1.0));
     }
     from_parameters(config, &legacy(config)?, head_dim)
 }
@@ -57,9 +66,7 @@ fn from_parameters(config: &ModelConfig, p: &ModelConfig, head_dim: usize) -> Re
         Some(f) => f,
         None => config.optional_f64("partial_rotary_factor")?.unwrap_or(1.0),
     };
-    if !(base.is_finite() && base > 0.0) {
-        return Err(Error::config("rope_theta", base, "a positive number"));
-    }
+    let base = positive_base(base)?;
     if !(partial > 0.0 && partial <= 1.0) {
         return Err(Error::config("partial_rotary_factor", partial, "above 0 and at most 1"));
     }
@@ -70,10 +77,16 @@ fn from_parameters(config: &ModelConfig, p: &ModelConfig, head_dim: usize) -> Re
             let factor = positive(p, "factor")?;
             Ok(Rope { freqs: rope.freqs.iter().map(|f| (f64::from(*f) / factor) as f32).collect(), ..rope })
         }
-        "divisors" => divided(p, rope),
+        // How GGUF stores a scaling that was worked out before.
+        "divisors" => divided("rope_freqs", p.optional_f64s("divisors")?, rope),
         "llama3" => llama3(p, config, rope),
+        "longrope" | "su" => longrope(p, config, rope),
+        "proportional" => Ok(proportional(p, base, head_dim, partial)?),
+        "yarn" if p.has("short_factor") => longrope(p, config, rope),
         "yarn" => yarn(p, config, base, rope),
-        other => Err(Error::config("rope_type", other, "default, linear, llama3 or yarn")),
+        other => {
+            Err(Error::config("rope_type", other, "default, linear, llama3, longrope, mrope, proportional or yarn"))
+        }
     }
 }
 
@@ -95,18 +108,74 @@ fn positive(p: &ModelConfig, field: &str) -> Result<f64> {
 }
 
 fn original_context(p: &ModelConfig, config: &ModelConfig) -> Result<f64> {
-    Ok(match p.optional_usize("original_max_position_embeddings")? {
-        Some(n) => n as f64,
-        None => config.usize("max_position_embeddings")? as f64,
-    })
+    const FIELD: &str = "original_max_position_embeddings";
+    match (p.optional_usize(FIELD)?, config.optional_usize(FIELD)?) {
+        (Some(0), _) | (None, Some(0)) => Err(Error::config(FIELD, 0, "a positive number")),
+        (Some(n), _) | (None, Some(n)) => Ok(n as f64),
+        (None, None) => Ok(config.usize("max_position_embeddings")? as f64),
+    }
 }
 
-/// Each frequency divided by its own number: how GGUF stores a scaling that was worked out before.
-fn divided(p: &ModelConfig, rope: Rope) -> Result<Rope> {
-    let divisors = p.optional_f64s("divisors")?.unwrap_or_default();
+fn positive_base(base: f64) -> Result<f64> {
+    if base.is_finite() && base > 0.0 {
+        return Ok(base);
+    }
+    Err(Error::config("rope_theta", base, "a positive number"))
+}
+
+/// How far a model may be run whose config promises `promised` positions. LongRoPE has one set of factors for contexts up to the
+/// original length and another for longer ones, which would turn keys that were already written: the first set is the one we run,
+/// so the context ends where it does.
+pub fn usable_context(config: &ModelConfig, promised: usize) -> Result<usize> {
+    let parameters = parameters(config)?;
+    match parameters.has("short_factor") {
+        true => Ok(promised.min(original_context(&parameters, config)? as usize)),
+        false => Ok(promised),
+    }
+}
+
+/// Llama 4's growth of the queries, where the config asks for it.
+pub fn growth(config: &ModelConfig) -> Result<Option<Growth>> {
+    let p = parameters(config)?;
+    let Some(beta) = p.optional_f64("llama_4_scaling_beta")? else { return Ok(None) };
+    if !beta.is_finite() {
+        return Err(Error::config("rope_parameters.llama_4_scaling_beta", beta, "a finite number"));
+    }
+    Ok(Some(Growth { beta: beta as f32, period: original_context(&p, config)? as usize }))
+}
+
+/// A head whose first pairs turn and whose others stand still; frequencies go by the whole head's width, unlike those of a partial
+/// rotation (Gemma 4).
+fn proportional(p: &ModelConfig, base: f64, head_dim: usize, partial: f64) -> Result<Rope> {
+    let factor = if p.has("factor") { positive(p, "factor")? } else { 1.0 };
+    let turning = (partial * head_dim as f64 / 2.0) as usize;
+    let whole = plain(base, head_dim, 1.0);
+    let freq = |(i, &f): (usize, &f32)| if i < turning { (f64::from(f) / factor) as f32 } else { 0.0 };
+    Ok(Rope { freqs: whole.freqs.iter().enumerate().map(freq).collect(), ..whole })
+}
+
+/// LongRoPE (arXiv 2402.13753) with its factors for short contexts; see `usable_context`.
+fn longrope(p: &ModelConfig, config: &ModelConfig, rope: Rope) -> Result<Rope> {
+    let rope = divided("rope_parameters.short_factor", p.optional_f64s("short_factor")?, rope)?;
+    let context = original_context(p, config)?;
+    let factor = match p.optional_f64("factor")? {
+        Some(_) => positive(p, "factor")?,
+        None => config.usize("max_position_embeddings")? as f64 / context,
+    };
+    let magnitude = match p.optional_f64("attention_factor")? {
+        Some(given) => given,
+        None if factor <= 1.0 => 1.0,
+        None => (1.0 + factor.ln() / context.ln()).sqrt(),
+    };
+    Ok(Rope { magnitude: magnitude as f32, ..rope })
+}
+
+/// Each frequency divided by its own number of `field`.
+fn divided(field: &str, divisors: Option<Vec<f64>>, rope: Rope) -> Result<Rope> {
+    let divisors = divisors.unwrap_or_default();
     if divisors.len() != rope.freqs.len() || divisors.iter().any(|d| !(d.is_finite() && *d > 0.0)) {
         let expected = format!("{} positive numbers", rope.freqs.len());
-        return Err(Error::config("rope_freqs", format!("{} numbers", divisors.len()), expected));
+        return Err(Error::config(field, format!("{} numbers", divisors.len()), expected));
     }
     Ok(Rope { freqs: rope.freqs.iter().zip(divisors).map(|(f, d)| (f64::from(*f) / d) as f32).collect(), ..rope })
 }

@@ -397,6 +397,12 @@ pub trait Backend: Send + Sync {
         reference::elementwise::map(self, &x, map)
     }
 
+    /// Row by row combinations of n tensors of one shape `[T, …]`: `y_i[t] = Σ_j c[t, i·n + j] · x_j[t]`, added in the order of j. `c` is
+    /// f32 `[T, m·n]`; gives m tensors of the inputs' shape.
+    fn combine(&self, xs: &[&Tensor], coefficients: &Tensor) -> Result<Vec<Tensor>> {
+        reference::elementwise::combine(self, xs, coefficients)
+    }
+
     /// The given rows of x `[T, D]`.
     fn rows(&self, x: &Tensor, rows: &[usize]) -> Result<Tensor> {
         reference::elementwise::rows(self, x, rows)

@@ -146,6 +146,10 @@ impl Backend for Dry {
     fn map(&self, x: Tensor, _map: Map) -> Result<Tensor> {
         self.reuse(x)
     }
+    fn combine(&self, xs: &[&Tensor], coefficients: &Tensor) -> Result<Vec<Tensor>> {
+        let Some(first) = xs.first() else { return Ok(Vec::new()) };
+        (0..coefficients.width() / xs.len()).map(|_| self.like(first)).collect()
+    }
     fn rows(&self, x: &Tensor, rows: &[usize]) -> Result<Tensor> {
         self.scratch(&[rows.len(), x.width()])
     }

@@ -82,6 +82,7 @@ impl Backend for Probe {
         fn glu(&self, gate: &Tensor, up: &Tensor, act: Act) -> Result<Tensor>;
         fn add(&self, a: Tensor, b: &Tensor) -> Result<Tensor>;
         fn map(&self, x: Tensor, map: Map) -> Result<Tensor>;
+        fn combine(&self, xs: &[&Tensor], coefficients: &Tensor) -> Result<Vec<Tensor>>;
         fn rows(&self, x: &Tensor, rows: &[usize]) -> Result<Tensor>;
     }
 }

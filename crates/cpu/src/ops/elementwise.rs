@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use reverie_tensor::backend::Map;
+use reverie_tensor::reference::elementwise::combined;
 use reverie_tensor::{Act, Error, Result, Tensor};
 
 use super::{host, split};
@@ -193,6 +194,46 @@ impl Ends {
     }
 }
 
+/// See `Backend::combine`.
+pub(crate) fn combine(cpu: &Cpu, xs: &[&Tensor], coefficients: &Tensor) -> Result<Vec<Tensor>> {
+    let (t, d, outputs) = combined(xs, coefficients)?;
+    let n = xs.len();
+    let c = host::f32s("combine", coefficients)?;
+    let inputs = xs.iter().map(|x| host::f32s("combine", x)).collect::<Result<Vec<_>>>()?;
+    let mut results = Vec::with_capacity(outputs);
+    for i in 0..outputs {
+        let mut y = cpu.out(xs[0].dims())?;
+        let out = split::Parts::new(host::f32s_mut("combine", &mut y)?);
+        split::ranges(cpu, t, n * d, &|rows| {
+            for row in rows {
+                // SAFETY: the rows are disjoint.
+                let part = unsafe { out.part(row * d..(row + 1) * d) };
+                for (j, x) in inputs.iter().enumerate() {
+                    let (x, factor) = (&x[row * d..(row + 1) * d], c[(row * outputs + i) * n + j]);
+                    dispatch!(cpu.isa, combine_row(x: &[f32], factor: f32, j: usize, part: &mut [f32]));
+                }
+            }
+        });
+        results.push(y);
+    }
+    Ok(results)
+}
+
+/// `out = factor · x` for the first term, `out + factor · x` for the others.
+#[inline(always)]
+unsafe fn combine_row<S: Lanes>(x: &[f32], factor: f32, term: usize, out: &mut [f32]) {
+    assert!(x.len() == out.len(), "rows of one length");
+    // SAFETY: the lengths were checked; the set is the caller's.
+    unsafe {
+        let c = S::splat(factor);
+        for k in (0..x.len()).step_by(LANES) {
+            let (n, to) = (x.len() - k, out.as_mut_ptr().add(k));
+            let y = S::mul(c, S::load_n(x.as_ptr().add(k), n));
+            S::store_n(to, n, if term == 0 { y } else { S::add(S::load_n(to, n), y) });
+        }
+    }
+}
+
 /// See `Backend::rows`.
 pub(crate) fn rows(cpu: &Cpu, x: &Tensor, rows: &[usize]) -> Result<Tensor> {
     let (values, d) = (host::f32s("rows", x)?, x.width());
@@ -278,6 +319,28 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn combinations_as_the_reference_in_every_set() {
+        for (seed, (t, d, n, m)) in
+            [(1, 1, 1, 1), (3, 17, 1, 1), (5, 64, 4, 4), (2, 33, 5, 4), (40, 70, 2, 3)].into_iter().enumerate()
+        {
+            let mut random = Seeded::new(seed as u64);
+            let xs: Vec<Vec<f32>> = (0..n).map(|_| random.values(t * d, 2.0)).collect();
+            let c = random.values(t * m * n, 1.0);
+            let run = |b: &dyn Backend| -> Vec<f32> {
+                let xs: Vec<Tensor> = xs.iter().map(|x| tensor(b, x, &[t, d])).collect();
+                let all = b.combine(&xs.iter().collect::<Vec<_>>(), &tensor(b, &c, &[t, m * n])).unwrap();
+                assert_eq!(all.len(), m);
+                all.iter().flat_map(|y| b.read(y).unwrap()).collect()
+            };
+            let want = run(&reference());
+            cpus().iter().for_each(|cpu| same("combine", &run(cpu), &want));
+        }
+        let b = reference();
+        let x = tensor(&b, &[0.0; 6], &[2, 3]);
+        assert!(b.combine(&[&x, &x], &tensor(&b, &[0.0; 6], &[2, 3])).is_err(), "three coefficients for two inputs");
     }
 
     #[test]

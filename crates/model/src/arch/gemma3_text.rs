@@ -5,8 +5,16 @@
 use super::{ArchEntry, Source, gguf};
 use crate::error::{Error, Result};
 use crate::ffn::geglu;
+use crate::mixer::full_attention;
 use crate::plan::{Block, NormSpec, NormWeight, Part, Plan};
 use crate::rope;
+
+/// Leaves that Gemma's GGUF files call by other names than most.
+pub(super) const GGUF_NAMES: &[(&str, &str)] = &[
+    ("post_attention_layernorm", "post_attention_norm"),
+    ("pre_feedforward_layernorm", "ffn_norm"),
+    ("post_feedforward_layernorm", "post_ffw_norm"),
+];
 
 /// The row.
 pub const ENTRY: ArchEntry = ArchEntry {
@@ -14,42 +22,47 @@ pub const ENTRY: ArchEntry = ArchEntry {
     aliases: &["gemma3"],
     about: "Gemma 3, text: sliding and full layers, norms on both sides of each part",
     plan,
-    gguf: Some(&gguf::Dialect {
-        arch: "gemma3",
-        names: &[
-            ("post_attention_layernorm", "post_attention_norm"),
-            ("pre_feedforward_layernorm", "ffn_norm"),
-            ("post_feedforward_layernorm", "post_ffw_norm"),
-        ],
-        interleaved_rows: false,
-        adapt: gguf::gemma3,
-    }),
+    gguf: Some(&gguf::Dialect { arch: "gemma3", names: GGUF_NAMES, interleaved_rows: false, adapt: gguf::gemma3 }),
 };
 
 fn plan(source: &Source<'_>) -> Result<Plan> {
     let config = &source.config;
-    if config.optional_bool("use_bidirectional_attention")?.unwrap_or(false) {
-        return Err(Error::config("use_bidirectional_attention", "true", "false: this engine runs causal models"));
-    }
     let pattern = match config.optional_usize("sliding_window_pattern")? {
         Some(p) => p,
         None => config.optional_usize("_sliding_window_pattern")?.unwrap_or(6),
     };
+    let kind = |i: usize| if (i + 1).is_multiple_of(pattern.max(1)) { "full_attention" } else { "sliding_attention" };
+    decoder(source, ENTRY.name, kind, |attention, kind| {
+        attention.rope = Some(rope::for_layer_kind(config, kind, attention.head_dim)?);
+        attention.qk_norm = Some((source.eps()?, source.norm_weight(NormWeight::MinusOne)));
+        Ok(())
+    })
+}
+
+/// The decoder that Gemma 2 and 3 share. `kind_of` names a layer's kind where the config does not, `adapt` sees its attention.
+pub(super) fn decoder(
+    source: &Source<'_>,
+    arch: &'static str,
+    kind_of: impl Fn(usize) -> &'static str,
+    adapt: impl Fn(&mut full_attention::Spec, &str) -> Result<()>,
+) -> Result<Plan> {
+    let config = &source.config;
+    if config.optional_bool("use_bidirectional_attention")?.unwrap_or(false) {
+        return Err(Error::config("use_bidirectional_attention", "true", "false: this engine runs causal models"));
+    }
     let scalar = config.optional_f64("query_pre_attn_scalar")?;
     let norm = |name: &str| -> Result<Option<NormSpec>> {
         let weight = source.norm_weight(NormWeight::MinusOne);
         Ok(Some(NormSpec::rms(name, source.eps()?, weight)))
     };
-    let mut plan = source.decoder(ENTRY.name, NormWeight::MinusOne, |i| {
-        let kind = source
-            .layer_kind(i, |i| if (i + 1) % pattern.max(1) == 0 { "full_attention" } else { "sliding_attention" })?;
+    let mut plan = source.decoder(arch, NormWeight::MinusOne, |i| {
+        let kind = source.layer_kind(i, &kind_of)?;
         let mut attention = source.attention(i)?;
-        attention.rope = Some(rope::for_layer_kind(config, &kind, attention.head_dim)?);
         attention.window = if kind == "sliding_attention" { Some(config.usize("sliding_window")?) } else { None };
-        attention.qk_norm = Some((source.eps()?, source.norm_weight(NormWeight::MinusOne)));
         if let Some(scalar) = scalar {
             attention.scale = scalar.powf(-0.5) as f32;
         }
+        adapt(&mut attention, &kind)?;
         Ok(vec![
             Block {
                 post: norm("post_attention_layernorm")?,

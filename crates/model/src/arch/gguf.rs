@@ -92,14 +92,20 @@ fn rope(metadata: &Metadata, weights: &dyn TensorStore, dialect: &Dialect, map: 
     Ok(())
 }
 
+/// Puts numbers under a config's names, where the file has them: (key, field).
+pub fn numbers(metadata: &Metadata, map: &mut Map<String, Value>, pairs: &[(&str, &str)]) -> Result<()> {
+    for (key, field) in pairs {
+        if let Some(value) = metadata.optional_f64(key)? {
+            map.insert((*field).into(), json!(value));
+        }
+    }
+    Ok(())
+}
+
 /// Gemma 3: the base of the sliding layers.
 pub fn gemma3(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
-    if let Some(base) = metadata.optional_f64("gemma3.rope.freq_base_swa")? {
-        map.insert("rope_local_base_freq".into(), json!(base));
-    }
-    if let Some(cap) = metadata.optional_f64("gemma3.final_logit_softcapping")? {
-        map.insert("final_logit_softcapping".into(), json!(cap));
-    }
+    let (base, cap) = ("gemma3.rope.freq_base_swa", "gemma3.final_logit_softcapping");
+    numbers(metadata, map, &[(base, "rope_local_base_freq"), (cap, "final_logit_softcapping")])?;
     // The 27B model scales by its width over its heads; the file does not say so.
     if map.get("num_hidden_layers").and_then(Value::as_u64) == Some(62)
         && let (Some(width), Some(heads)) = (

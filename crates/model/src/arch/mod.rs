@@ -1,10 +1,15 @@
 //! The architectures: a config becomes a plan. One short file a family, no arithmetic in any. This file holds the rows and the
 //! scaffold that decoders share.
 
+pub mod gemma2;
 pub mod gemma3_text;
 pub mod gguf;
+pub mod granite;
 pub mod llama;
+pub mod ministral3;
 pub mod mistral;
+pub mod olmo3;
+pub mod phi3;
 pub mod qwen2;
 pub mod qwen3;
 pub mod qwen3_5_text;
@@ -33,9 +38,14 @@ pub struct ArchEntry {
 
 /// All architectures, by name.
 pub static ARCHS: &[ArchEntry] = &[
+    gemma2::ENTRY,
     gemma3_text::ENTRY,
+    granite::ENTRY,
     llama::ENTRY,
+    ministral3::ENTRY,
     mistral::ENTRY,
+    olmo3::ENTRY,
+    phi3::ENTRY,
     qwen2::ENTRY,
     qwen3::ENTRY,
     qwen3_5_text::ENTRY,
@@ -140,7 +150,7 @@ impl<'a> Source<'a> {
             embed_scale: 1.0,
             layers: (0..n_layers).map(layer).collect::<Result<_>>()?,
             final_norm: NormSpec::rms("model.norm", self.eps()?, self.norm_weight(norm)),
-            head: HeadSpec { name: (!tied).then(|| "lm_head".into()), softcap: None },
+            head: HeadSpec { name: (!tied).then(|| "lm_head".into()), scale: 1.0, softcap: None },
             names,
         })
     }

@@ -1,5 +1,7 @@
 //! The gated feed-forward that SwiGLU and GeGLU are rows of (arXiv 2002.05202): down(act(gate x) ⊙ up x).
 
+use std::ops::Range;
+
 use reverie_files::ModelConfig;
 use reverie_tensor::{Act, Input, Tensor};
 
@@ -10,7 +12,7 @@ use crate::linear::{Linear, project};
 use crate::mixer::{Step, Stream};
 use crate::plan::FfnSpec;
 
-/// One gated feed-forward: `gate_proj`, `up_proj`, `down_proj`.
+/// One gated feed-forward: `gate_proj`, `up_proj` (or both stacked in `gate_up_proj`), `down_proj`.
 #[derive(Clone, Debug)]
 pub struct Spec {
     /// The registry's row.
@@ -39,12 +41,13 @@ impl FfnSpec for Spec {
 
     fn build(&self, b: &mut Build<'_>) -> Result<Box<dyn Ffn>> {
         let width = b.width();
-        Ok(Box::new(Glu {
-            gate: b.linear("gate_proj", self.inner, width)?,
-            up: b.linear("up_proj", self.inner, width)?,
-            down: b.linear("down_proj", width, self.inner)?,
-            act: self.act,
-        }))
+        let (gate, up) = if b.has("gate_up_proj.weight") {
+            let half = |rows: Range<usize>| b.linear_rows("gate_up_proj", 2 * self.inner, width, rows.collect());
+            (half(0..self.inner)?, half(self.inner..2 * self.inner)?)
+        } else {
+            (b.linear("gate_proj", self.inner, width)?, b.linear("up_proj", self.inner, width)?)
+        };
+        Ok(Box::new(Glu { gate, up, down: b.linear("down_proj", width, self.inner)?, act: self.act }))
     }
 }
 

@@ -1,13 +1,14 @@
-//! Softmax attention over all earlier tokens, or over a window of them: grouped queries, norms on queries and keys, biases,
-//! any rotary embedding, soft-capped scores, sinks, an output gate. Knows no cache scheme: it writes pages and reads them.
+//! Softmax attention over all earlier tokens, or over a window of them: grouped queries, norms on queries, keys and values, biases,
+//! any rotary embedding, soft-capped scores, sinks, an output gate; its own keys and values, or an earlier layer's. Knows no cache
+//! scheme: it writes pages and reads them.
 
 use reverie_files::ModelConfig;
-use reverie_tensor::{AttendSpec, DType, Input, KvSegment, KvSpec, KvTarget, Norm, Rope, Tensor};
+use reverie_tensor::{AttendSpec, Class, DType, Input, KvSegment, KvSpec, KvTarget, Norm, NormKind, Rope, Tensor};
 
 use super::{Mixer, MixerEntry, Step, Stream};
 use crate::Build;
 use crate::error::{Error, Result};
-use crate::linear::{Linear, project};
+use crate::linear::{Linear, project_some};
 use crate::plan::{MixerSpec, NormSpec, NormWeight};
 use crate::rope;
 use crate::state::{KvNeed, LayerState, StateKind, StateSpec};
@@ -34,8 +35,18 @@ pub struct Spec {
     pub scale: f32,
     /// None for a layer without positions.
     pub rope: Option<Rope>,
-    /// Norm over each head of q and k (`q_norm`, `k_norm`).
+    /// Norm on q and k (`q_norm`, `k_norm`).
     pub qk_norm: Option<(f32, NormWeight)>,
+    /// That norm goes over all heads at once instead of each head alone.
+    pub flat_qk_norm: bool,
+    /// Epsilon of an RMS norm without weight over each head of v.
+    pub v_norm: Option<f32>,
+    /// There is no `v_proj`: what `k_proj` gives, before its norm, is the value too.
+    pub keys_as_values: bool,
+    /// The mixer (counted over the whole model) whose keys and values this layer reads; it then has only queries of its own.
+    pub reads: Option<usize>,
+    /// Queries grow with their position.
+    pub growth: Option<Growth>,
     /// q, k and v must have biases.
     pub qkv_bias: bool,
     /// o must have a bias.
@@ -50,6 +61,23 @@ pub struct Spec {
     pub output_gate: bool,
     /// The rows of each head of q and k are stored pair by pair (GGUF's llama) and are put back into halves at load.
     pub interleaved_rows: bool,
+}
+
+/// A factor on the queries at position p: 1 + beta · ln(1 + ⌊p / period⌋) (Llama 4; Ministral 3).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Growth {
+    /// How much.
+    pub beta: f32,
+    /// Tokens of the first stretch, which is left alone.
+    pub period: usize,
+}
+
+impl Growth {
+    /// At one position.
+    fn at(self, position: u32) -> f32 {
+        let stretches = position as usize / self.period.max(1);
+        (f64::from(self.beta) * (stretches as f64).ln_1p() + 1.0) as f32
+    }
 }
 
 impl Spec {
@@ -92,6 +120,11 @@ impl Spec {
             scale: (head_dim as f32).powf(-0.5),
             rope: Some(rope::from_config(config, head_dim)?),
             qk_norm: None,
+            flat_qk_norm: false,
+            v_norm: None,
+            keys_as_values: false,
+            reads: None,
+            growth: None,
             qkv_bias: bias,
             o_bias: bias,
             window: if sliding { Some(config.usize("sliding_window")?) } else { None },
@@ -104,17 +137,59 @@ impl Spec {
 }
 
 impl Spec {
-    /// The projection of `heads` heads that are rotated, with its rows in halves.
-    fn rotated(&self, b: &Build<'_>, leaf: &str, heads: usize) -> Result<Linear> {
-        let (dim, n) = (self.head_dim, heads * self.head_dim);
-        if !self.interleaved_rows {
-            return b.linear(leaf, n, b.width());
+    /// Keys and values of a token.
+    fn need(&self) -> KvNeed {
+        KvNeed { n_heads: self.n_kv_heads, k_dim: self.head_dim, v_dim: self.head_dim }
+    }
+
+    /// Rows `rows` of the projection `leaf` `[n, D]`, which in a checkpoint with a stacked `qkv_proj` are those from `first` on.
+    fn part(&self, b: &Build<'_>, leaf: &str, (first, n): (usize, usize), rows: Option<Vec<usize>>) -> Result<Linear> {
+        let width = b.width();
+        if b.has("qkv_proj.weight") {
+            let all = (self.n_heads + 2 * self.n_kv_heads) * self.head_dim;
+            let rows = rows.unwrap_or_else(|| (0..n).collect());
+            return b.linear_rows("qkv_proj", all, width, rows.into_iter().map(|r| first + r).collect());
         }
-        let stored = |row: usize| {
-            let (head, at) = (row / dim, row % dim);
-            head * dim + at % (dim / 2) * 2 + at / (dim / 2)
-        };
-        b.linear_rows(leaf, n, b.width(), (0..n).map(stored).collect())
+        match rows {
+            Some(rows) => b.linear_rows(leaf, n, width, rows),
+            None => b.linear(leaf, n, width),
+        }
+    }
+
+    /// Where the rows of `heads` rotated heads are stored, if not in halves.
+    fn stored(&self, heads: usize) -> Option<Vec<usize>> {
+        let dim = self.head_dim;
+        let at = move |row: usize| row / dim * dim + row % dim % (dim / 2) * 2 + row % dim / (dim / 2);
+        self.interleaved_rows.then(|| (0..heads * dim).map(at).collect())
+    }
+
+    /// Half `which` of every head of `q_proj`: queries, or gates.
+    fn half(&self, b: &Build<'_>, which: usize) -> Result<Linear> {
+        let (dim, n) = (self.head_dim, 2 * self.n_heads * self.head_dim);
+        let rows = (0..self.n_heads).flat_map(|h| (0..dim).map(move |i| (2 * h + which) * dim + i));
+        b.linear_rows("q_proj", n, b.width(), rows.collect())
+    }
+
+    fn norm(&self, b: &Build<'_>, name: &str, heads: usize) -> Result<Option<Norm>> {
+        let Some((eps, weight)) = self.qk_norm else { return Ok(None) };
+        let over = if self.flat_qk_norm { heads * self.head_dim } else { self.head_dim };
+        b.norm(&NormSpec::rms(name, eps, weight), over).map(Some)
+    }
+
+    fn own(&self, b: &Build<'_>) -> Result<Option<Own>> {
+        if self.reads.is_some() {
+            return Ok(None);
+        }
+        let (q_width, kv_width) = (self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim);
+        Ok(Some(Own {
+            k: self.part(b, "k_proj", (q_width, kv_width), self.stored(self.n_kv_heads))?,
+            v: match self.keys_as_values {
+                true => None,
+                false => Some(self.part(b, "v_proj", (q_width + kv_width, kv_width), None)?),
+            },
+            k_norm: self.norm(b, "k_norm", self.n_kv_heads)?,
+            v_norm: self.v_norm.map(|eps| Norm { kind: NormKind::Rms, weight: None, bias: None, eps }),
+        }))
     }
 }
 
@@ -124,58 +199,49 @@ impl MixerSpec for Spec {
     }
 
     fn state(&self) -> StateSpec {
-        let kv = KvNeed { n_heads: self.n_kv_heads, k_dim: self.head_dim, v_dim: self.head_dim };
-        StateSpec { kv: Some(kv), slots: Vec::new() }
+        StateSpec { kv: self.reads.is_none().then(|| self.need()), slots: Vec::new() }
+    }
+
+    fn reads(&self) -> Option<(usize, KvNeed)> {
+        self.reads.map(|mixer| (mixer, self.need()))
     }
 
     fn build(&self, b: &mut Build<'_>) -> Result<Box<dyn Mixer>> {
-        let (q_width, kv_width) = (self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim);
-        let width = b.width();
+        let (q_width, kv) = (self.n_heads * self.head_dim, self.need());
         let (q, gate) = if self.output_gate {
-            let per_head = |first: usize| {
-                let dim = self.head_dim;
-                (0..self.n_heads).flat_map(move |h| (0..dim).map(move |i| h * 2 * dim + first * dim + i)).collect()
-            };
-            let q = b.linear_rows("q_proj", 2 * q_width, width, per_head(0))?;
-            (q, Some(b.linear_rows("q_proj", 2 * q_width, width, per_head(1))?))
+            (self.half(b, 0)?, Some(self.half(b, 1)?))
         } else {
-            (self.rotated(b, "q_proj", self.n_heads)?, None)
-        };
-        let norm = |b: &mut Build<'_>, name: &str| -> Result<Option<Norm>> {
-            let Some((eps, weight)) = self.qk_norm else { return Ok(None) };
-            b.norm(&NormSpec::rms(name, eps, weight), self.head_dim).map(Some)
+            (self.part(b, "q_proj", (0, q_width), self.stored(self.n_heads))?, None)
         };
         let mixer = Attention {
             q,
             gate,
-            k: self.rotated(b, "k_proj", self.n_kv_heads)?,
-            v: b.linear("v_proj", kv_width, width)?,
-            o: b.linear("o_proj", width, q_width)?,
-            q_norm: norm(b, "q_norm")?,
-            k_norm: norm(b, "k_norm")?,
+            q_norm: self.norm(b, "q_norm", self.n_heads)?,
+            own: self.own(b)?,
+            o: b.linear("o_proj", b.width(), q_width)?,
+            flat_norm: self.flat_qk_norm,
             rope: self.rope.clone(),
+            growth: self.growth,
             attend: AttendSpec {
                 n_heads: self.n_heads,
-                kv: KvSpec { n_heads: self.n_kv_heads, k_dim: self.head_dim, v_dim: self.head_dim, dtype: DType::F32 },
+                kv: KvSpec { n_heads: kv.n_heads, k_dim: kv.k_dim, v_dim: kv.v_dim, dtype: DType::F32 },
                 scale: self.scale,
                 softcap: self.softcap,
                 window: self.window,
                 sinks: if self.sinks { Some(b.vector("sinks", self.n_heads)?) } else { None },
             },
         };
-        let biased = |what: &str, wanted: bool, linear: &Linear| match (wanted, &linear.weight.bias) {
-            (true, None) => {
-                Err(Error::config("attention_bias", "true", format!("a tensor '{}'", b.name(&format!("{what}.bias")))))
-            }
-            _ => Ok(()),
-        };
+        let (k, v) = (mixer.own.as_ref().map(|o| &o.k), mixer.own.as_ref().and_then(|o| o.v.as_ref()));
         for (what, wanted, linear) in [
-            ("q_proj", self.qkv_bias, &mixer.q),
-            ("k_proj", self.qkv_bias, &mixer.k),
-            ("v_proj", self.qkv_bias, &mixer.v),
-            ("o_proj", self.o_bias, &mixer.o),
+            ("q_proj", self.qkv_bias, Some(&mixer.q)),
+            ("k_proj", self.qkv_bias, k),
+            ("v_proj", self.qkv_bias, v),
+            ("o_proj", self.o_bias, Some(&mixer.o)),
         ] {
-            biased(what, wanted, linear)?;
+            if wanted && linear.is_some_and(|l| l.weight.bias.is_none()) {
+                let expected = format!("a tensor '{}'", b.name(&format!("{what}.bias")));
+                return Err(Error::config("attention_bias", "true", expected));
+            }
         }
         Ok(Box::new(mixer))
     }
@@ -185,23 +251,35 @@ impl MixerSpec for Spec {
 struct Attention {
     q: Linear,
     gate: Option<Linear>,
-    k: Linear,
-    v: Linear,
-    o: Linear,
     q_norm: Option<Norm>,
-    k_norm: Option<Norm>,
+    /// None where another layer's keys and values are read.
+    own: Option<Own>,
+    o: Linear,
+    flat_norm: bool,
     rope: Option<Rope>,
+    growth: Option<Growth>,
     /// The page dtype stands in the state's pages and is put in at each step.
     attend: AttendSpec,
 }
 
+/// Where keys and values come from.
+struct Own {
+    k: Linear,
+    v: Option<Linear>,
+    k_norm: Option<Norm>,
+    v_norm: Option<Norm>,
+}
+
 impl Attention {
     /// `[T, H·Dh]` to normed and rotated `[T, H, Dh]`.
-    fn heads(&self, step: &Step<'_>, x: Tensor, norm: Option<&Norm>) -> Result<Tensor> {
+    fn heads(&self, step: &Step<'_>, mut x: Tensor, norm: Option<&Norm>) -> Result<Tensor> {
         let dim = self.attend.kv.k_dim;
         let (t, h) = (x.rows(), x.width() / dim);
+        if let Some(norm) = norm.filter(|_| self.flat_norm) {
+            x = step.backend.norm(&x, norm)?;
+        }
         let mut x = x.reshape(&[t, h, dim])?;
-        if let Some(norm) = norm {
+        if let Some(norm) = norm.filter(|_| !self.flat_norm) {
             x = step.backend.norm(&x, norm)?;
         }
         match &self.rope {
@@ -209,24 +287,23 @@ impl Attention {
             None => Ok(x),
         }
     }
+
+    fn grown(&self, step: &Step<'_>, q: Tensor) -> Result<Tensor> {
+        let Some(growth) = self.growth else { return Ok(q) };
+        let factors: Vec<f32> = step.positions.iter().map(|&p| growth.at(p)).collect();
+        let factors = step.backend.upload(&factors, &[factors.len(), 1], DType::F32, Class::Scratch)?;
+        Ok(step.backend.combine(&[&q], &factors)?.remove(0))
+    }
 }
 
 impl Mixer for Attention {
     fn forward(&self, step: &Step<'_>, stream: Stream<'_>, states: &mut [&mut LayerState]) -> Result<Tensor> {
         let be = step.backend;
-        let input = stream.input();
-        let (q, k, v, gate) = match &self.gate {
-            None => {
-                let [q, k, v] = project(be, input, [&self.q, &self.k, &self.v])?;
-                (q, k, v, None)
-            }
-            Some(gate) => {
-                let [q, k, v, g] = project(be, input, [&self.q, &self.k, &self.v, gate])?;
-                (q, k, v, Some(g))
-            }
-        };
+        let (k, v) = (self.own.as_ref().map(|o| &o.k), self.own.as_ref().and_then(|o| o.v.as_ref()));
+        let [q, gate, k, v] = project_some(be, stream.input(), [Some(&self.q), self.gate.as_ref(), k, v])?;
+        let q = q.ok_or_else(|| reverie_tensor::Error::shape("attention", "no queries", 1))?;
         let q = self.heads(step, q, self.q_norm.as_ref())?;
-        let k = self.heads(step, k, self.k_norm.as_ref())?;
+        let q = self.grown(step, q)?;
         let mut pages: Vec<_> = states.iter_mut().filter_map(|s| s.kv.as_mut()).collect();
         let Some(kv) = pages.first().map(|p| p.spec) else {
             return Err(Error::Pairing {
@@ -236,12 +313,21 @@ impl Mixer for Attention {
                 needs: "key/value",
             });
         };
-        let mut targets: Vec<_> = pages
-            .iter_mut()
-            .zip(step.rows)
-            .map(|(p, r)| KvTarget { rows: r.range.clone(), start: r.start, pages: &mut p.pages })
-            .collect();
-        be.kv_write(&k, &v, &mut targets, &kv)?;
+        if let (Some(own), Some(k)) = (&self.own, k) {
+            // Where one projection serves both, the value is what came before the key's norm.
+            let v = v.unwrap_or_else(|| k.clone());
+            let v = match &own.v_norm {
+                Some(norm) => be.norm(&v.reshape(&[k.rows(), kv.n_heads, kv.v_dim])?, norm)?,
+                None => v,
+            };
+            let k = self.heads(step, k, own.k_norm.as_ref())?;
+            let mut targets: Vec<_> = pages
+                .iter_mut()
+                .zip(step.rows)
+                .map(|(p, r)| KvTarget { rows: r.range.clone(), start: r.start, pages: &mut p.pages })
+                .collect();
+            be.kv_write(&k, &v, &mut targets, &kv)?;
+        }
         let segments: Vec<_> = pages
             .iter()
             .zip(step.rows)

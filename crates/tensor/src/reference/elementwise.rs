@@ -78,6 +78,39 @@ pub fn map<B: Backend + ?Sized>(b: &B, x: &Tensor, map: Map) -> Result<Tensor> {
     scratch(b, &y, x.dims())
 }
 
+/// Rows, width and number of results of a `combine`, checked.
+pub fn combined(xs: &[&Tensor], coefficients: &Tensor) -> Result<(usize, usize, usize)> {
+    let Some(first) = xs.first() else { return Ok((0, 0, 0)) };
+    let (t, n) = (first.dims().first().copied().unwrap_or(1), xs.len());
+    let outputs = coefficients.width() / n;
+    if let Some(odd) = xs.iter().find(|x| x.shape() != first.shape()) {
+        return Err(Error::shape("combine", odd.shape(), first.shape()));
+    }
+    if coefficients.dims() != [t, outputs * n] {
+        return Err(Error::shape("combine", coefficients.shape(), (t, "a multiple of", n)));
+    }
+    Ok((t, first.shape().elements() / t.max(1), outputs))
+}
+
+/// See `Backend::combine`.
+pub fn combine<B: Backend + ?Sized>(b: &B, xs: &[&Tensor], coefficients: &Tensor) -> Result<Vec<Tensor>> {
+    let (t, d, outputs) = combined(xs, coefficients)?;
+    let c = b.read(coefficients)?;
+    let values = xs.iter().map(|x| b.read(x)).collect::<Result<Vec<_>>>()?;
+    let n = xs.len();
+    let one = |i: usize| {
+        let mut y = vec![0.0f32; t * d];
+        for (at, y) in y.iter_mut().enumerate() {
+            let row = &c[at / d * outputs * n + i * n..][..n];
+            let mut terms = values.iter().zip(row).map(|(x, c)| c * x[at]);
+            *y = terms.next().unwrap_or(0.0);
+            terms.for_each(|term| *y += term);
+        }
+        scratch(b, &y, xs[0].dims())
+    };
+    (0..outputs).map(one).collect()
+}
+
 /// See `Backend::rows`.
 pub fn rows<B: Backend + ?Sized>(b: &B, x: &Tensor, rows: &[usize]) -> Result<Tensor> {
     let (values, d) = (b.read(x)?, x.width());
