@@ -3,7 +3,7 @@
 use reverie_tensor::backend::Map;
 use reverie_tensor::{
     Act, AttendSpec, Backend, Class, ConvSpec, DType, DeltaSpec, Error, Form, Input, KvSegment, KvSpec, KvTarget,
-    Memory, Norm, Numerics, Result, Rope, StateSegment, Tensor, Weight, WeightSource,
+    Memory, Norm, Numerics, Result, RgLruSpec, Rope, ScanInput, ScanSpec, StateSegment, Tensor, Weight, WeightSource,
 };
 
 use crate::isa::Isa;
@@ -189,6 +189,23 @@ impl Backend for Cpu {
         spec: &DeltaSpec,
     ) -> Result<Tensor> {
         ops::delta::run(self, mixed, gates, segments, spec)
+    }
+    fn selective_scan(
+        &self,
+        input: ScanInput<'_>,
+        segments: &mut [StateSegment<'_>],
+        spec: &ScanSpec,
+    ) -> Result<Tensor> {
+        ops::scan::run(self, input, segments, spec)
+    }
+    fn rg_lru(
+        &self,
+        x: &Tensor,
+        positions: &[u32],
+        segments: &mut [StateSegment<'_>],
+        spec: &RgLruSpec,
+    ) -> Result<Tensor> {
+        ops::rg_lru::run(self, x, positions, segments, spec)
     }
     fn glu(&self, gate: &Tensor, up: &Tensor, act: Act) -> Result<Tensor> {
         ops::elementwise::glu(self, gate, up, act)

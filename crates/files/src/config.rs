@@ -56,6 +56,11 @@ impl ModelConfig {
         self.get(field).is_some()
     }
 
+    /// Of several spellings of one field, the one that is there; the first if none is.
+    pub fn spelling<'n>(&self, names: &[&'n str]) -> &'n str {
+        names.iter().find(|n| self.has(n)).or(names.first()).copied().unwrap_or_default()
+    }
+
     /// An error about a field, for checks that the getters do not make.
     pub fn refuse(&self, field: &str, found: impl std::fmt::Display, expected: impl Into<String>) -> Error {
         Error::format(&self.path, format!("field {}{field}", self.prefix), found, expected)

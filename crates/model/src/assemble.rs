@@ -44,6 +44,12 @@ impl<'a> Build<'a> {
         Ok(Linear::new(self.backend.pack(source.as_ref(), bias.as_deref())?))
     }
 
+    /// The same, with a bias that must be there.
+    pub fn linear_biased(&self, leaf: &str, n: usize, k: usize) -> Result<Linear> {
+        self.values(&format!("{leaf}.bias"), n)?;
+        self.linear(leaf, n, k)
+    }
+
     /// Some rows of the projection `leaf` `[n, k]`, in this order, as a projection of their own.
     pub fn linear_rows(&self, leaf: &str, n: usize, k: usize, rows: Vec<usize>) -> Result<Linear> {
         let source = self.matrix(leaf, n, k)?;

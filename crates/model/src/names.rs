@@ -6,15 +6,49 @@ use reverie_files::TensorStore;
 /// From the plan's spelling to the checkpoint's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Names {
-    /// Hugging Face names, with what stands in place of the leading "model.".
-    Wrapped(String),
+    /// Hugging Face names.
+    Wrapped {
+        /// What stands in place of the leading "model.".
+        prefix: &'static str,
+        /// What the checkpoint calls the parts below it.
+        top: &'static Top,
+        /// Pairs of leaves (plan's, file's) below a layer; a pair covers what lies below its leaf too. The first that fits counts.
+        leaves: Leaves,
+    },
     /// GGUF names by these pairs of leaves, beside the common ones.
-    Gguf(&'static [(&'static str, &'static str)]),
+    Gguf(Leaves),
+}
+
+/// Pairs of names: the plan's, the file's.
+pub type Leaves = &'static [(&'static str, &'static str)];
+
+/// What a checkpoint calls the parts of a decoder, where plans say "embed_tokens", "norm" and "layers".
+#[derive(Debug, PartialEq, Eq)]
+pub struct Top {
+    embed: &'static str,
+    norm: &'static str,
+    layers: &'static str,
 }
 
 /// Spellings of the leading "model.", most specific first.
-const WRAPPERS: &[&str] =
-    &["model.", "language_model.model.", "model.language_model.model.", "model.language_model.", "language_model.", ""];
+const PREFIXES: &[&str] = &[
+    "model.",
+    "language_model.model.",
+    "model.language_model.model.",
+    "model.language_model.",
+    "language_model.",
+    "backbone.",
+    "",
+];
+
+/// Spellings of the parts below it.
+static TOPS: &[Top] = &[
+    Top { embed: "embed_tokens", norm: "norm", layers: "layers" },
+    Top { embed: "embed_tokens", norm: "final_layernorm", layers: "layers" },
+    Top { embed: "embed_tokens", norm: "final_norm", layers: "layers" },
+    Top { embed: "embed_tokens", norm: "embedding_norm", layers: "layers" },
+    Top { embed: "embeddings", norm: "norm_f", layers: "layers" },
+];
 
 /// GGUF leaves that mean the same in every family.
 const COMMON: &[(&str, &str)] = &[
@@ -32,17 +66,29 @@ const COMMON: &[(&str, &str)] = &[
 ];
 
 impl Names {
-    /// Finds the wrapper by the embedding's name.
+    /// Finds the wrapper by the names of the embedding and of the final norm.
     pub fn of_hugging_face(weights: &dyn TensorStore) -> Names {
-        let found = WRAPPERS.iter().find(|w| weights.contains(&format!("{w}embed_tokens.weight")));
-        Names::Wrapped((*found.unwrap_or(&"model.")).to_owned())
+        let all = PREFIXES.iter().flat_map(|prefix| TOPS.iter().map(move |top| (*prefix, top)));
+        let has = |prefix: &str, leaf: &str| weights.contains(&format!("{prefix}{leaf}.weight"));
+        let (prefix, top) =
+            all.clone().find(|(p, top)| has(p, top.embed) && has(p, top.norm)).unwrap_or((PREFIXES[0], &TOPS[0]));
+        Names::Wrapped { prefix, top, leaves: &[] }
+    }
+
+    /// With a family's own words for what lies below a layer, where they are Hugging Face names.
+    #[must_use]
+    pub fn with_leaves(self, leaves: Leaves) -> Names {
+        match self {
+            Names::Wrapped { prefix, top, .. } => Names::Wrapped { prefix, top, leaves },
+            gguf => gguf,
+        }
     }
 
     /// The checkpoint's spelling of a plan's name.
     pub fn spell(&self, name: &str, weights: &dyn TensorStore) -> String {
         match self {
-            Names::Wrapped(wrapper) => match name.strip_prefix("model.") {
-                Some(rest) => format!("{wrapper}{rest}"),
+            Names::Wrapped { prefix, top, leaves } => match name.strip_prefix("model.") {
+                Some(rest) => format!("{prefix}{}", below(rest, top, leaves)),
                 None => ["", "language_model.", "model.language_model.", "model."]
                     .iter()
                     .map(|w| format!("{w}{name}"))
@@ -54,13 +100,29 @@ impl Names {
     }
 }
 
+/// "layers.3.mlp.up_proj.weight" in the words of a checkpoint.
+fn below(name: &str, top: &Top, leaves: Leaves) -> String {
+    let swap = |rest: &str, from: &str, to: &str| {
+        let tail = rest.strip_prefix(from)?;
+        (tail.is_empty() || tail.starts_with('.')).then(|| format!("{to}{tail}"))
+    };
+    if let Some((layer, leaf)) = name.strip_prefix("layers.").and_then(|r| r.split_once('.')) {
+        let leaf = leaves.iter().find_map(|(from, to)| swap(leaf, from, to)).unwrap_or_else(|| leaf.to_owned());
+        return format!("{}.{layer}.{leaf}", top.layers);
+    }
+    let whole = [("embed_tokens", top.embed), ("norm", top.norm)];
+    whole.iter().find_map(|(from, to)| swap(name, from, to)).unwrap_or_else(|| name.to_owned())
+}
+
 /// "model.layers.3.mlp.up_proj.weight" → "blk.3.ffn_up.weight". A name without a GGUF spelling is kept and then not found.
 fn gguf(name: &str, own: &[(&str, &str)]) -> String {
     let (stem, suffix) = match name.rsplit_once('.') {
         Some((stem, leaf @ ("weight" | "bias"))) => (stem, format!(".{leaf}")),
         _ => (name, String::new()),
     };
+    let own_whole = own.iter().find(|(hf, _)| *hf == stem).map(|(_, g)| *g);
     let whole = match stem {
+        _ if own_whole.is_some() => own_whole,
         "model.embed_tokens" => Some("token_embd"),
         "model.norm" => Some("output_norm"),
         "lm_head" => Some("output"),
@@ -83,6 +145,22 @@ fn gguf(name: &str, own: &[(&str, &str)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_familys_own_words() {
+        let leaves: Leaves = &[("mlp.up_proj", "ff.w3"), ("mlp", "ff")];
+        let top = &TOPS[4];
+        for (plan, file) in [
+            ("embed_tokens.weight", "embeddings.weight"),
+            ("norm.weight", "norm_f.weight"),
+            ("norms.weight", "norms.weight"),
+            ("layers.1.mlp.up_proj.weight", "layers.1.ff.w3.weight"),
+            ("layers.1.mlp.experts.0.up_proj.weight", "layers.1.ff.experts.0.up_proj.weight"),
+            ("layers.1.mlp_norm.weight", "layers.1.mlp_norm.weight"),
+        ] {
+            assert_eq!(below(plan, top, leaves), file);
+        }
+    }
 
     #[test]
     fn gguf_spellings() {

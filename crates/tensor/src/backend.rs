@@ -44,6 +44,8 @@ pub enum Act {
     Gelu,
     /// max(x, 0).
     Relu,
+    /// x: a plain product where it stands in a gate.
+    Identity,
 }
 
 /// Which normalisation.
@@ -60,9 +62,9 @@ pub enum NormKind {
 pub struct Norm {
     /// Which one.
     pub kind: NormKind,
-    /// Multiplied after normalising: f32 `[D]`.
+    /// Multiplied after normalising: f32 `[D]`, or `[G, D]` where row r is of group r mod G (x `[T, G, D]`).
     pub weight: Option<Tensor>,
-    /// Added last: f32 `[D]`.
+    /// Added last: f32, shaped as the weight.
     pub bias: Option<Tensor>,
     /// Added under the root.
     pub eps: f32,
@@ -259,6 +261,40 @@ pub struct DeltaSpec {
     pub dt_bias: Tensor,
 }
 
+/// A selective scan (S6; Mamba, arXiv 2312.00752): every channel has N states of its own, and a token says how fast they decay, how
+/// they are written and how they are read.
+#[derive(Clone, Debug)]
+pub struct ScanSpec {
+    /// f32 `[N, C]`, negative: the decay of a token is exp(rate · softplus(dt)). Checkpoints store ln(-rate) as `[C, N]`.
+    pub rate: Tensor,
+    /// f32 `[C]`: how much of x goes past the states.
+    pub skip: Tensor,
+}
+
+/// What a token brings to a selective scan.
+#[derive(Clone, Copy)]
+pub struct ScanInput<'a> {
+    /// `[T, C]`.
+    pub x: &'a Tensor,
+    /// `[T, C]`, before the softplus.
+    pub dt: &'a Tensor,
+    /// Written to the states: `[T, N]`.
+    pub b: &'a Tensor,
+    /// Reads the states: `[T, N]`.
+    pub c: &'a Tensor,
+}
+
+/// The real-gated linear recurrent unit (Griffin, arXiv 2402.19427): block-diagonal gates and one state a channel.
+#[derive(Clone, Debug)]
+pub struct RgLruSpec {
+    /// f32 `[C]`, negative: the decay of a token is exp(rate · σ(recurrence gate)).
+    pub rate: Tensor,
+    /// Weight f32 `[H, C/H, C/H]` (block, input, output) and bias f32 `[C]` of the gate on what comes in.
+    pub input_gate: (Tensor, Tensor),
+    /// The same of the gate on the decay.
+    pub decay_gate: (Tensor, Tensor),
+}
+
 /// One elementwise map.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Map {
@@ -380,6 +416,27 @@ pub trait Backend: Send + Sync {
         spec: &DeltaSpec,
     ) -> Result<Tensor> {
         reference::delta::run(self, mixed, gates, segments, spec)
+    }
+
+    /// The selective scan; each slot is f32 `[N, C]`. Gives `[T, C]`.
+    fn selective_scan(
+        &self,
+        input: ScanInput<'_>,
+        segments: &mut [StateSegment<'_>],
+        spec: &ScanSpec,
+    ) -> Result<Tensor> {
+        reference::scan::run(self, input, segments, spec)
+    }
+
+    /// The real-gated linear recurrent unit over x `[T, C]`; each slot is f32 `[C]`. What comes in at position 0 is not scaled down.
+    fn rg_lru(
+        &self,
+        x: &Tensor,
+        positions: &[u32],
+        segments: &mut [StateSegment<'_>],
+        spec: &RgLruSpec,
+    ) -> Result<Tensor> {
+        reference::rg_lru::run(self, x, positions, segments, spec)
     }
 
     /// act(gate) ⊙ up.

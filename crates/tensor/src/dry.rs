@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use crate::backend::{
-    Act, AttendSpec, Backend, ConvSpec, DeltaSpec, Input, KvSegment, KvSpec, KvTarget, Map, Norm, Numerics, Rope,
-    StateSegment, Weight,
+    Act, AttendSpec, Backend, ConvSpec, DeltaSpec, Input, KvSegment, KvSpec, KvTarget, Map, Norm, Numerics, RgLruSpec,
+    Rope, ScanInput, ScanSpec, StateSegment, Weight,
 };
 use crate::buffer::{Class, Memory};
 use crate::dtype::DType;
@@ -136,6 +136,23 @@ impl Backend for Dry {
         spec: &DeltaSpec,
     ) -> Result<Tensor> {
         self.scratch(&[mixed.rows(), spec.n_v_heads, spec.v_dim])
+    }
+    fn selective_scan(
+        &self,
+        input: ScanInput<'_>,
+        _segments: &mut [StateSegment<'_>],
+        _spec: &ScanSpec,
+    ) -> Result<Tensor> {
+        self.like(input.x)
+    }
+    fn rg_lru(
+        &self,
+        x: &Tensor,
+        _positions: &[u32],
+        _segments: &mut [StateSegment<'_>],
+        _spec: &RgLruSpec,
+    ) -> Result<Tensor> {
+        self.like(x)
     }
     fn glu(&self, gate: &Tensor, _up: &Tensor, _act: Act) -> Result<Tensor> {
         self.like(gate)

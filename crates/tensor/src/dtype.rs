@@ -18,6 +18,13 @@ pub enum DType {
 }
 
 impl DType {
+    /// `value` as this type would hold it.
+    pub fn rounded(self, value: f32) -> f32 {
+        let mut bytes = [0; 8];
+        self.write(&mut bytes, 0, value);
+        self.read(&bytes, 0)
+    }
+
     /// Bytes of one element.
     #[inline]
     pub const fn size(self) -> usize {

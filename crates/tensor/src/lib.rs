@@ -14,7 +14,7 @@ pub mod tensor;
 
 pub use backend::{
     Act, AttendSpec, Backend, ConvSpec, DeltaSpec, HeadOrder, Input, KvSegment, KvSpec, KvTarget, Norm, NormKind,
-    Numerics, Rope, RopeLayout, StateSegment, Weight,
+    Numerics, RgLruSpec, Rope, RopeLayout, ScanInput, ScanSpec, StateSegment, Weight,
 };
 pub use buffer::{Class, Memory, Usage};
 pub use dtype::DType;

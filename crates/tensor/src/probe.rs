@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::backend::{
-    Act, AttendSpec, Backend, ConvSpec, DeltaSpec, Input, KvSegment, KvSpec, KvTarget, Map, Norm, Numerics, Rope,
-    StateSegment, Weight,
+    Act, AttendSpec, Backend, ConvSpec, DeltaSpec, Input, KvSegment, KvSpec, KvTarget, Map, Norm, Numerics, RgLruSpec,
+    Rope, ScanInput, ScanSpec, StateSegment, Weight,
 };
 use crate::buffer::{Class, Memory};
 use crate::dtype::DType;
@@ -79,6 +79,8 @@ impl Backend for Probe {
         fn attend(&self, q: &Tensor, segments: &[KvSegment<'_>], spec: &AttendSpec) -> Result<Tensor>;
         fn conv(&self, x: &Tensor, segments: &mut [StateSegment<'_>], spec: &ConvSpec) -> Result<Tensor>;
         fn gated_delta(&self, mixed: &Tensor, gates: (&Tensor, &Tensor), segments: &mut [StateSegment<'_>], spec: &DeltaSpec) -> Result<Tensor>;
+        fn selective_scan(&self, input: ScanInput<'_>, segments: &mut [StateSegment<'_>], spec: &ScanSpec) -> Result<Tensor>;
+        fn rg_lru(&self, x: &Tensor, positions: &[u32], segments: &mut [StateSegment<'_>], spec: &RgLruSpec) -> Result<Tensor>;
         fn glu(&self, gate: &Tensor, up: &Tensor, act: Act) -> Result<Tensor>;
         fn add(&self, a: Tensor, b: &Tensor) -> Result<Tensor>;
         fn map(&self, x: Tensor, map: Map) -> Result<Tensor>;

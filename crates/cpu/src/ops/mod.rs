@@ -10,7 +10,9 @@ pub mod kv;
 pub mod linear;
 pub mod norm;
 pub mod panel;
+pub mod rg_lru;
 pub mod rope;
+pub mod scan;
 mod split;
 #[cfg(test)]
 mod trial;

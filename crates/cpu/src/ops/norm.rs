@@ -24,6 +24,41 @@ impl<'a> RowNorm<'a> {
     }
 }
 
+/// The norms of rows that take turns: row r is of group r mod G.
+#[derive(Clone, Copy)]
+struct Turns<'a> {
+    kind: NormKind,
+    eps: f32,
+    weight: Option<&'a [f32]>,
+    bias: Option<&'a [f32]>,
+    width: usize,
+}
+
+impl<'a> Turns<'a> {
+    fn new(norm: &'a Norm, x: &Tensor) -> Result<Turns<'a>> {
+        let width = x.width();
+        let vector = |t: &'a Option<Tensor>| -> Result<Option<&'a [f32]>> {
+            let Some(t) = t else { return Ok(None) };
+            let n = t.shape().elements();
+            if n == 0 || !n.is_multiple_of(width) || !x.rows().is_multiple_of(n / width) {
+                return Err(Error::shape("norm", t.shape(), ("groups that the rows divide into", width)));
+            }
+            host::f32s("norm", t).map(Some)
+        };
+        let (weight, bias) = (vector(&norm.weight)?, vector(&norm.bias)?);
+        Ok(Turns { kind: norm.kind, eps: norm.eps, weight, bias, width })
+    }
+
+    /// The norm of a row.
+    fn of(&self, row: usize) -> RowNorm<'a> {
+        let own = |all: &'a [f32]| {
+            let from = row * self.width % all.len();
+            &all[from..from + self.width]
+        };
+        RowNorm { kind: self.kind, eps: self.eps, weight: self.weight.map(own), bias: self.bias.map(own) }
+    }
+}
+
 /// Σ f(v) of a row: lane i adds f of the elements k ≡ i mod 16 in order. `f` must leave the padding of the last vector
 /// zero; it is told how many lanes hold elements.
 ///
@@ -108,7 +143,7 @@ fn over_rows(cpu: &Cpu, x: &Tensor, gate: Option<&Tensor>, norm: &Norm) -> Resul
     if d == 0 {
         return Err(Error::shape("norm", x.shape(), "rows of at least one value"));
     }
-    let row_norm = RowNorm::new(norm, d)?;
+    let turns = Turns::new(norm, x)?;
     let values = host::f32s("norm", x)?;
     let gate = gate.map(|z| host::f32s("gated_norm", z)).transpose()?;
     let mut y = cpu.out(x.dims())?;
@@ -117,26 +152,27 @@ fn over_rows(cpu: &Cpu, x: &Tensor, gate: Option<&Tensor>, norm: &Norm) -> Resul
         let span = rows.start * d..rows.end * d;
         // SAFETY: the ranges of rows are disjoint.
         let part = unsafe { out.part(span.clone()) };
-        let task = Rows { norm: row_norm, x: &values[span.clone()], gate: gate.map(|z| &z[span]), width: d };
+        let task = Rows { turns, first: rows.start, x: &values[span.clone()], gate: gate.map(|z| &z[span]) };
         dispatch!(cpu.isa, normalise_rows(task: Rows<'_>, part: &mut [f32]));
     });
     Ok(y)
 }
 
 struct Rows<'a> {
-    norm: RowNorm<'a>,
+    turns: Turns<'a>,
+    /// Number of the first row.
+    first: usize,
     x: &'a [f32],
     gate: Option<&'a [f32]>,
-    width: usize,
 }
 
 #[inline(always)]
 unsafe fn normalise_rows<S: Lanes>(task: Rows<'_>, out: &mut [f32]) {
-    let d = task.width;
+    let d = task.turns.width;
     for (i, (x, y)) in task.x.chunks_exact(d).zip(out.chunks_exact_mut(d)).enumerate() {
         // SAFETY: the set is the caller's; the gate is as long as x.
         unsafe {
-            normalise_row::<S>(x, &task.norm, y);
+            normalise_row::<S>(x, &task.turns.of(task.first + i), y);
             if let Some(gate) = task.gate {
                 let (g, p) = (gate[i * d..(i + 1) * d].as_ptr(), y.as_mut_ptr());
                 for k in (0..d).step_by(LANES) {
@@ -201,6 +237,43 @@ mod tests {
                 }
                 let last = all(&cpus[0], &values[(t * h - 1) * d..], &[1, d], how);
                 same("a row alone", &last[0], &first[0][(t * h - 1) * d..]);
+            }
+        }
+    }
+
+    #[test]
+    fn groups_of_rows_have_weights_of_their_own() {
+        let (t, g) = (70, 3);
+        for d in [5, 16, 100] {
+            let mut seeded = Seeded::new(d as u64);
+            let (x, w, c) = (seeded.values(t * g * d, 4.0), seeded.values(g * d, 2.0), seeded.values(g * d, 1.0));
+            let run = |b: &dyn Backend| {
+                let norm = Norm {
+                    kind: NormKind::Rms,
+                    weight: Some(tensor(b, &w, &[g, d])),
+                    bias: Some(tensor(b, &c, &[g, d])),
+                    eps: 1e-5,
+                };
+                b.read(&b.norm(&tensor(b, &x, &[t, g, d]), &norm).unwrap()).unwrap()
+            };
+            let expected = run(&reference());
+            let apart = |i: usize, b: &dyn Backend| {
+                let (r, own) = (i / d, i / d % g * d..(i / d % g + 1) * d);
+                let norm = Norm {
+                    kind: NormKind::Rms,
+                    weight: Some(tensor(b, &w[own.clone()], &[d])),
+                    bias: Some(tensor(b, &c[own], &[d])),
+                    eps: 1e-5,
+                };
+                b.read(&b.norm(&tensor(b, &x[r * d..(r + 1) * d], &[1, d]), &norm).unwrap()).unwrap()[i % d]
+            };
+            for i in [0, d, 2 * d, 4 * d + 1, t * g * d - 1] {
+                assert_eq!(expected[i].to_bits(), apart(i, &reference()).to_bits());
+            }
+            for cpu in cpus() {
+                let found = run(&cpu);
+                close("groups", &found, &expected, TOLERANCE);
+                assert_eq!(found[4 * d + 1].to_bits(), apart(4 * d + 1, &cpu).to_bits());
             }
         }
     }

@@ -1,7 +1,7 @@
 //! What the tests of operations share: seeded numbers, every way to run on this processor, and what "equal" means.
 
 use reverie_tensor::reference::Reference;
-use reverie_tensor::{Backend, Class, DType, Numerics, Tensor};
+use reverie_tensor::{Backend, Class, DType, Numerics, StateSegment, Tensor};
 
 use crate::{Cpu, CpuSpec, Isa};
 
@@ -73,4 +73,37 @@ pub(crate) fn close(what: &str, found: &[f32], expected: &[f32], tolerance: f32)
         let fits = f == e || (f.is_nan() && e.is_nan()) || (f - e).abs() <= tolerance * (1.0 + e.abs());
         assert!(fits, "{what}: element {i} is {f:e}, expected {e:e} within {tolerance:e}");
     }
+}
+
+/// A recurrent operation over sequences of these lengths, in calls of `cut` rows of every sequence. `call` gets the places of its
+/// rows among the rows of all sequences and gives `width` values a row. Gives the result, in the order of the places, and
+/// the slots at the end.
+pub(crate) fn in_pieces(
+    b: &dyn Backend,
+    (slots, shape): (&[f32], &[usize]),
+    (lengths, cut): (&[usize], usize),
+    width: usize,
+    call: impl Fn(&[usize], &mut [StateSegment<'_>]) -> Tensor,
+) -> (Vec<f32>, Vec<f32>) {
+    let each = shape.iter().product::<usize>();
+    let mut slots: Vec<Tensor> = slots.chunks(each).map(|v| tensor(b, v, shape)).collect();
+    let mut y = vec![0.0; lengths.iter().sum::<usize>() * width];
+    let mut done = 0;
+    while done < *lengths.iter().max().expect("a sequence") {
+        let (mut places, mut rows, mut base) = (Vec::new(), Vec::new(), 0);
+        for &n in lengths {
+            let part = n.min(done)..n.min(done.saturating_add(cut));
+            rows.push(places.len()..places.len() + part.len());
+            places.extend(part.map(|t| base + t));
+            base += n;
+        }
+        let mut segments: Vec<_> =
+            rows.into_iter().zip(&mut slots).map(|(rows, state)| StateSegment { rows, state }).collect();
+        let out = call(&places, &mut segments);
+        for (row, &place) in b.read(&out).expect("values").chunks(width).zip(&places) {
+            y[place * width..(place + 1) * width].copy_from_slice(row);
+        }
+        done = done.saturating_add(cut);
+    }
+    (y, slots.iter().flat_map(|s| b.read(s).expect("values")).collect())
 }

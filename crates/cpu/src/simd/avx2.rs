@@ -167,6 +167,11 @@ unsafe impl Lanes for Avx2 {
         unsafe { [_mm256_andnot_ps(_mm256_set1_ps(-0.0), v[0]), _mm256_andnot_ps(_mm256_set1_ps(-0.0), v[1])] }
     }
     #[inline(always)]
+    unsafe fn sqrt(v: Self::F) -> Self::F {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { [_mm256_sqrt_ps(v[0]), _mm256_sqrt_ps(v[1])] }
+    }
+    #[inline(always)]
     unsafe fn izero() -> Self::I {
         // SAFETY: the set was detected; pointers are valid by contract.
         unsafe { [_mm256_setzero_si256(); 2] }

@@ -129,6 +129,11 @@ unsafe impl Lanes for Avx512 {
         unsafe { _mm512_abs_ps(v) }
     }
     #[inline(always)]
+    unsafe fn sqrt(v: Self::F) -> Self::F {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_sqrt_ps(v) }
+    }
+    #[inline(always)]
     unsafe fn izero() -> Self::I {
         // SAFETY: the set was detected; pointers are valid by contract.
         unsafe { _mm512_setzero_si512() }

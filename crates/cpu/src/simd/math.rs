@@ -116,6 +116,7 @@ pub unsafe fn activate<S: Lanes>(act: Act, x: S::F) -> S::F {
         match act {
             Act::Silu => S::mul(x, sigmoid::<S>(x)),
             Act::Relu => S::max(x, S::splat(0.0)),
+            Act::Identity => x,
             Act::Gelu => S::mul(x, normal_share::<S>(x)),
             Act::GeluTanh => {
                 // (1 + tanh u) / 2 = σ(2u), which keeps the digits of the small side.

@@ -63,6 +63,8 @@ pub unsafe trait Lanes: Copy {
     unsafe fn select_lt(x: Self::F, y: Self::F, a: Self::F, b: Self::F) -> Self::F;
     /// |v|.
     unsafe fn abs(v: Self::F) -> Self::F;
+    /// √v, correctly rounded.
+    unsafe fn sqrt(v: Self::F) -> Self::F;
 
     unsafe fn izero() -> Self::I;
     unsafe fn isplat(x: i32) -> Self::I;

@@ -113,6 +113,10 @@ unsafe impl Lanes for Portable {
         each(|i| v[i].abs())
     }
     #[inline(always)]
+    unsafe fn sqrt(v: Self::F) -> Self::F {
+        each(|i| v[i].sqrt())
+    }
+    #[inline(always)]
     unsafe fn izero() -> Self::I {
         [0; LANES]
     }

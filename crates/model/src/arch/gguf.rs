@@ -143,3 +143,26 @@ pub fn qwen35(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
     }
     Ok(())
 }
+
+/// Mamba: the sizes of the scan.
+pub fn mamba(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
+    for (leaf, field) in [
+        ("conv_kernel", "conv_kernel"),
+        ("inner_size", "mamba_d_ssm"),
+        ("state_size", "state_size"),
+        ("time_step_rank", "time_step_rank"),
+    ] {
+        map.insert(field.into(), metadata.usize(&format!("mamba.ssm.{leaf}"))?.into());
+    }
+    if metadata.optional_bool("mamba.ssm.dt_b_c_rms")?.unwrap_or(false) {
+        map.insert("model_type".into(), "falcon_mamba".into());
+    }
+    Ok(())
+}
+
+/// LFM2: the taps of the convolution; the layers that attend are those with key/value heads.
+pub fn lfm2(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
+    map.insert("conv_L_cache".into(), metadata.usize("lfm2.shortconv.l_cache")?.into());
+    map.insert("block_auto_adjust_ff_dim".into(), false.into());
+    Ok(())
+}

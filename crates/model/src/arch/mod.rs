@@ -5,7 +5,9 @@ pub mod gemma2;
 pub mod gemma3_text;
 pub mod gguf;
 pub mod granite;
+pub mod lfm2;
 pub mod llama;
+pub mod mamba;
 pub mod ministral3;
 pub mod mistral;
 pub mod olmo3;
@@ -13,6 +15,7 @@ pub mod phi3;
 pub mod qwen2;
 pub mod qwen3;
 pub mod qwen3_5_text;
+pub mod recurrent_gemma;
 pub mod smollm3;
 
 use reverie_files::{ModelConfig, TensorStore};
@@ -41,7 +44,9 @@ pub static ARCHS: &[ArchEntry] = &[
     gemma2::ENTRY,
     gemma3_text::ENTRY,
     granite::ENTRY,
+    lfm2::ENTRY,
     llama::ENTRY,
+    mamba::ENTRY,
     ministral3::ENTRY,
     mistral::ENTRY,
     olmo3::ENTRY,
@@ -49,8 +54,12 @@ pub static ARCHS: &[ArchEntry] = &[
     qwen2::ENTRY,
     qwen3::ENTRY,
     qwen3_5_text::ENTRY,
+    recurrent_gemma::ENTRY,
     smollm3::ENTRY,
 ];
+
+/// Positions of a model whose config names no limit, as recurrent ones do: what llama.cpp's converter writes for them.
+const UNSAID_CONTEXT: usize = 1 << 20;
 
 /// A checkpoint as an architecture sees it.
 pub struct Source<'a> {
@@ -112,7 +121,8 @@ impl<'a> Source<'a> {
 
     /// Epsilon of the RMS norms.
     pub fn eps(&self) -> Result<f32> {
-        Ok(self.config.optional_f64("rms_norm_eps")?.unwrap_or(1e-6) as f32)
+        let field = self.config.spelling(&["rms_norm_eps", "layer_norm_epsilon", "norm_eps"]);
+        Ok(self.config.optional_f64(field)?.unwrap_or(1e-6) as f32)
     }
 
     /// A decoder in the names that transformers uses; `blocks` describes each layer.
@@ -145,7 +155,11 @@ impl<'a> Source<'a> {
             arch,
             vocab: positive("vocab_size")?,
             width: positive("hidden_size")?,
-            context: positive("max_position_embeddings")?,
+            context: match config.optional_usize("max_position_embeddings")? {
+                Some(0) => return Err(Error::config("max_position_embeddings", 0, "a positive number")),
+                Some(n) => n,
+                None => UNSAID_CONTEXT,
+            },
             embed: "model.embed_tokens".into(),
             embed_scale: 1.0,
             layers: (0..n_layers).map(layer).collect::<Result<_>>()?,
@@ -153,6 +167,12 @@ impl<'a> Source<'a> {
             head: HeadSpec { name: (!tied).then(|| "lm_head".into()), scale: 1.0, softcap: None },
             names,
         })
+    }
+
+    /// A layer's only block: x + part(norm x), with the norm that such families call `norm`.
+    pub fn lone(&self, scope: &str, mixer: Box<dyn MixerSpec>) -> Result<Block> {
+        let norm = NormSpec::rms("norm", self.eps()?, NormWeight::Plain);
+        Ok(Block::new(scope, Some(norm), Part::Mixer(mixer)))
     }
 
     /// x + mixer(norm x), then x + ffn(norm x), with the norms that transformers calls `input_layernorm` and

@@ -2,7 +2,7 @@
 //! L2-normalised queries and keys, a decay and a write rate per value head, a gated RMS norm on the way out.
 
 use reverie_files::ModelConfig;
-use reverie_tensor::{Act, ConvSpec, DeltaSpec, HeadOrder, Input, Norm, StateSegment, Tensor};
+use reverie_tensor::{Act, ConvSpec, DeltaSpec, HeadOrder, Input, Norm, Tensor};
 
 use super::{Mixer, MixerEntry, Step, Stream};
 use crate::Build;
@@ -154,22 +154,12 @@ struct GatedDelta {
     delta: DeltaSpec,
 }
 
-/// One segment a sequence, over the slot with this number.
-fn segments<'s>(states: &'s mut [&mut LayerState], step: &Step<'_>, slot: usize) -> Result<Vec<StateSegment<'s>>> {
-    let missing = || Error::Pairing { cache: "none", holds: "nothing", mixer: ENTRY.name.into(), needs: "recurrent" };
-    states
-        .iter_mut()
-        .zip(step.rows)
-        .map(|(s, r)| Ok(StateSegment { rows: r.range.clone(), state: s.slots.get_mut(slot).ok_or_else(missing)? }))
-        .collect()
-}
-
 impl Mixer for GatedDelta {
     fn forward(&self, step: &Step<'_>, stream: Stream<'_>, states: &mut [&mut LayerState]) -> Result<Tensor> {
         let be = step.backend;
         let [qkv, z, a, b] = project(be, stream.input(), [&self.qkv, &self.z, &self.a, &self.b])?;
-        let mixed = be.conv(&qkv, &mut segments(states, step, 0)?, &self.conv)?;
-        let y = be.gated_delta(&mixed, (&a, &b), &mut segments(states, step, 1)?, &self.delta)?;
+        let mixed = be.conv(&qkv, &mut step.segments(states, 0)?, &self.conv)?;
+        let y = be.gated_delta(&mixed, (&a, &b), &mut step.segments(states, 1)?, &self.delta)?;
         let z = z.reshape(y.dims())?;
         let y = be.gated_norm(&y, &z, &self.norm)?;
         let t = y.dims()[0];

@@ -3,15 +3,18 @@
 
 pub mod full_attention;
 pub mod gated_delta;
+pub mod mamba;
+pub mod rg_lru;
+pub mod short_conv;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 use reverie_files::ModelConfig;
-use reverie_tensor::{Backend, Norm, Tensor};
+use reverie_tensor::{Backend, Norm, StateSegment, Tensor};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan::MixerSpec;
 use crate::state::{LayerState, StateKind};
 
@@ -30,7 +33,8 @@ pub struct MixerEntry {
 }
 
 /// All mixers, by name.
-pub static MIXERS: &[MixerEntry] = &[full_attention::ENTRY, gated_delta::ENTRY];
+pub static MIXERS: &[MixerEntry] =
+    &[full_attention::ENTRY, gated_delta::ENTRY, mamba::ENTRY, rg_lru::ENTRY, short_conv::ENTRY];
 
 /// One sequence's rows in a step, and where they stand.
 #[derive(Clone, Debug)]
@@ -53,6 +57,19 @@ pub struct Step<'a> {
     pub rows: &'a [Rows],
     /// What earlier parts of this step left for later ones.
     pub carry: Carry,
+}
+
+impl Step<'_> {
+    /// One segment a sequence, over the recurrent slot with this number.
+    pub fn segments<'s>(&self, states: &'s mut [&mut LayerState], slot: usize) -> Result<Vec<StateSegment<'s>>> {
+        let missing =
+            || Error::Pairing { cache: "none", holds: "nothing", mixer: "recurrent".into(), needs: "recurrent" };
+        states
+            .iter_mut()
+            .zip(self.rows)
+            .map(|(s, r)| Ok(StateSegment { rows: r.range.clone(), state: s.slots.get_mut(slot).ok_or_else(missing)? }))
+            .collect()
+    }
 }
 
 /// Values that one part of a step leaves for parts of later layers (a first layer's values, the embedding), by name. Gone when

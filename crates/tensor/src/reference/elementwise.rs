@@ -20,6 +20,7 @@ pub fn activate(act: Act, x: f32) -> f32 {
     match act {
         Act::Silu => x * sigmoid(x),
         Act::Relu => x.max(0.0),
+        Act::Identity => x,
         Act::GeluTanh => {
             let inner = (2.0 / std::f32::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
             0.5 * x * (1.0 + inner.tanh())

@@ -9,7 +9,9 @@ pub mod elementwise;
 pub mod embed;
 pub mod linear;
 pub mod norm;
+pub mod rg_lru;
 pub mod rope;
+pub mod scan;
 
 pub use backend::Reference;
 pub use elementwise::{sigmoid, softplus};

@@ -27,13 +27,14 @@ fn normalised<B: Backend + ?Sized>(b: &B, x: &Tensor, norm: &Norm) -> Result<Vec
     let mut values = b.read(x)?;
     let vector = |t: &Option<Tensor>| -> Result<Option<Vec<f32>>> {
         let Some(t) = t else { return Ok(None) };
-        if t.shape().elements() != d {
-            return Err(Error::shape("norm", t.shape(), [d]));
+        let n = t.shape().elements();
+        if n == 0 || !n.is_multiple_of(d) || !(x.rows() * d).is_multiple_of(n) {
+            return Err(Error::shape("norm", t.shape(), ("groups that the rows divide into", d)));
         }
         b.read(t).map(Some)
     };
     let (weight, bias) = (vector(&norm.weight)?, vector(&norm.bias)?);
-    for row in values.chunks_mut(d) {
+    for (r, row) in values.chunks_mut(d).enumerate() {
         let mean = match norm.kind {
             NormKind::Rms => 0.0,
             NormKind::Layer => (row.iter().map(|&v| f64::from(v)).sum::<f64>() / d as f64) as f32,
@@ -44,10 +45,10 @@ fn normalised<B: Backend + ?Sized>(b: &B, x: &Tensor, norm: &Norm) -> Result<Vec
         for (i, v) in row.iter_mut().enumerate() {
             *v *= inv;
             if let Some(w) = &weight {
-                *v *= w[i];
+                *v *= w[(r * d + i) % w.len()];
             }
             if let Some(c) = &bias {
-                *v += c[i];
+                *v += c[(r * d + i) % c.len()];
             }
         }
     }
