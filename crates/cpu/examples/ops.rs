@@ -6,16 +6,16 @@
 use std::time::{Duration, Instant};
 
 use reverie_cpu::{Cpu, CpuSpec, Isa, pool::Pool};
-use reverie_tensor::backend::{HeadOrder, PAGE_TOKENS};
+use reverie_tensor::backend::PAGE_TOKENS;
 use reverie_tensor::{
-    Act, AttendSpec, Backend, Class, ConvSpec, DType, DeltaSpec, KvSegment, KvSpec, KvTarget, Norm, NormKind, Numerics,
-    Result, Rope, RopeLayout, StateSegment, Tensor,
+    Act, AttendSpec, Backend, Class, ConvSpec, DType, Decay, HeadOrder, Heads, KvSegment, KvSpec, KvTarget, Norm,
+    NormKind, Numerics, Read, Recurrence, RecurrenceSpec, Result, Rope, RopeLayout, Rule, StateSegment, Tensor,
 };
 
 /// Query heads, key heads, width of a head.
-type Heads = (usize, usize, usize);
+type Counts = (usize, usize, usize);
 
-const HEADS: Heads = (16, 8, 128);
+const HEADS: Counts = (16, 8, 128);
 
 /// Seconds of a call, repeated for a while.
 struct Timing {
@@ -82,7 +82,7 @@ fn probe(threads: usize, budget: Duration) -> Result<f64> {
     Ok(bytes.len() as f64 * 8.0 / timing.best / 1e9)
 }
 
-fn attention((h, g, d): Heads, dtype: DType) -> AttendSpec {
+fn attention((h, g, d): Counts, dtype: DType) -> AttendSpec {
     let kv = KvSpec { n_heads: g, k_dim: d, v_dim: d, dtype };
     AttendSpec { n_heads: h, kv, scale: 1.0 / (d as f32).sqrt(), softcap: None, window: None, sinks: None }
 }
@@ -96,7 +96,7 @@ fn pages(cpu: &Cpu, spec: &KvSpec, keys: usize) -> Result<Vec<Tensor>> {
     Ok(pages)
 }
 
-fn decode(cpu: &Cpu, (heads, dtype, depth): (Heads, DType, usize), budget: Duration, read: f64) -> Result<()> {
+fn decode(cpu: &Cpu, (heads, dtype, depth): (Counts, DType, usize), budget: Duration, read: f64) -> Result<()> {
     let spec = attention(heads, dtype);
     let bytes = 2 * heads.1 * heads.2 * depth * dtype.size();
     // As many layers as leave the caches cold, as the weights between them would.
@@ -127,26 +127,33 @@ fn prefill(cpu: &Cpu, dtype: DType, (start, rows): (usize, usize), budget: Durat
 
 fn delta(cpu: &Cpu, rows: usize, budget: Duration, read: f64) -> Result<()> {
     let (hk, hv, d) = (16, 32, 128);
-    let spec = DeltaSpec {
-        n_k_heads: hk,
-        n_v_heads: hv,
+    let spec = RecurrenceSpec {
+        n_heads: hv,
         k_dim: d,
         v_dim: d,
-        q_scale: 1.0 / (d as f32).sqrt(),
-        norm_eps: 1e-6,
         order: HeadOrder::Grouped,
-        rate: cpu.upload(&vec![-0.5; hv], &[hv], DType::F32, Class::Scratch)?,
-        dt_bias: tensor(cpu, &[hv], 1.0)?,
+        unit_eps: Some(1e-6),
+        q_scale: 1.0 / (d as f32).sqrt(),
+        read: Read::After,
+        skip: None,
     };
     let mixed = tensor(cpu, &[rows, (2 * hk + hv) * d], 1.0)?;
-    let gates = (tensor(cpu, &[rows, hv], 1.0)?, tensor(cpu, &[rows, hv], 1.0)?);
+    let kept = cpu.upload(&vec![0.9; rows * hv], &[rows, hv], DType::F32, Class::Scratch)?;
+    let written = cpu.upload(&vec![0.5; rows * hv], &[rows, hv], DType::F32, Class::Scratch)?;
+    let operands = Recurrence {
+        q: Heads { x: &mixed, at: 0, n: hk },
+        k: Heads { x: &mixed, at: hk * d, n: hk },
+        v: Heads { x: &mixed, at: 2 * hk * d, n: hv },
+        decay: Decay::Head(&kept),
+        rule: Rule::Delta(Some(&written)),
+    };
     let layers = if rows == 1 { 64 } else { 1 };
     let mut states =
         (0..layers).map(|_| cpu.alloc(&[hv, d, d], DType::F32, Class::State)).collect::<Result<Vec<_>>>()?;
     let mut layer = (0..layers).cycle();
     let timing = time(budget, || {
         let state = &mut states[layer.next().unwrap_or(0)];
-        cpu.gated_delta(&mixed, (&gates.0, &gates.1), &mut [StateSegment { rows: 0..rows, state }], &spec).map(drop)
+        cpu.recurrence(&operands, &mut [StateSegment { rows: 0..rows, state }], &spec).map(drop)
     })?;
     let elements = (hv * d * d) as f64 / 1e9;
     if rows == 1 {

@@ -2,8 +2,9 @@
 
 use reverie_tensor::backend::Map;
 use reverie_tensor::{
-    Act, AttendSpec, Backend, Class, ConvSpec, DType, DeltaSpec, Error, Form, Input, KvSegment, KvSpec, KvTarget,
-    Memory, Norm, Numerics, Result, RgLruSpec, Rope, ScanInput, ScanSpec, StateSegment, Tensor, Weight, WeightSource,
+    Act, AttendSpec, Backend, Class, ConvSpec, DType, Error, Form, Formula, Input, KvSegment, KvSpec, KvTarget, Memory,
+    Norm, Numerics, Operand, Recurrence, RecurrenceSpec, Result, RgLruSpec, Rope, ScanInput, ScanSpec, StateSegment,
+    Tensor, Weight, WeightSource,
 };
 
 use crate::isa::Isa;
@@ -181,14 +182,19 @@ impl Backend for Cpu {
     fn conv(&self, x: &Tensor, segments: &mut [StateSegment<'_>], spec: &ConvSpec) -> Result<Tensor> {
         ops::conv::run(self, x, segments, spec)
     }
-    fn gated_delta(
+    fn recurrence(
         &self,
-        mixed: &Tensor,
-        gates: (&Tensor, &Tensor),
+        x: &Recurrence<'_>,
         segments: &mut [StateSegment<'_>],
-        spec: &DeltaSpec,
+        spec: &RecurrenceSpec,
     ) -> Result<Tensor> {
-        ops::delta::run(self, mixed, gates, segments, spec)
+        ops::recurrence::run(self, x, segments, spec)
+    }
+    fn pointwise(&self, shape: &[usize], inputs: &[Operand<'_>], formula: &Formula) -> Result<Tensor> {
+        ops::pointwise::run(self, shape, inputs, formula)
+    }
+    fn dot(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+        ops::elementwise::dot(self, a, b)
     }
     fn selective_scan(
         &self,

@@ -12,6 +12,8 @@ use crate::buffer::{Class, Memory};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::form::{Form, WeightSource};
+use crate::formula::Formula;
+use crate::recurrence::{Recurrence, RecurrenceSpec};
 use crate::reference;
 use crate::tensor::Tensor;
 
@@ -219,46 +221,37 @@ pub struct StateSegment<'a> {
     pub state: &'a mut Tensor,
 }
 
-/// How value heads share key heads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HeadOrder {
-    /// Value head j reads key head j / (n_v_heads / n_k_heads): Hugging Face.
-    Grouped,
-    /// Value head j reads key head j mod n_k_heads: ggml.
-    Tiled,
+/// What an input of `Backend::pointwise` holds, for a result of T rows of W values.
+#[derive(Clone, Copy, Debug)]
+pub enum Operand<'a> {
+    /// A value for each of the result's.
+    Each(&'a Tensor),
+    /// Columns from this one on, of T wider rows.
+    Columns(&'a Tensor, usize),
+    /// One row `[W]` that meets every row.
+    Row(&'a Tensor),
+    /// `[T, n]`: a value for each stretch of W / n (a head, a row).
+    Stretch(&'a Tensor),
 }
 
-impl HeadOrder {
-    /// The key head that value head `j` reads.
-    pub fn key_head(self, j: usize, n_k_heads: usize, n_v_heads: usize) -> usize {
+impl<'a> Operand<'a> {
+    /// What it reads.
+    pub fn tensor(&self) -> &'a Tensor {
         match self {
-            HeadOrder::Grouped => j / (n_v_heads / n_k_heads),
-            HeadOrder::Tiled => j % n_k_heads,
+            Operand::Each(x) | Operand::Columns(x, _) | Operand::Row(x) | Operand::Stretch(x) => x,
         }
     }
-}
 
-/// The gated delta rule (Gated Delta Networks, arXiv 2412.06464, as Qwen3-Next uses it).
-#[derive(Clone, Debug)]
-pub struct DeltaSpec {
-    /// Heads of q and k.
-    pub n_k_heads: usize,
-    /// Heads of v, a multiple of `n_k_heads`.
-    pub n_v_heads: usize,
-    /// Dk.
-    pub k_dim: usize,
-    /// Dv.
-    pub v_dim: usize,
-    /// Multiplies the normalised q.
-    pub q_scale: f32,
-    /// Under the root of the L2 norm of q and k.
-    pub norm_eps: f32,
-    /// Which key head a value head reads.
-    pub order: HeadOrder,
-    /// f32 `[n_v_heads]`, negative: the decay of a token is exp(rate · softplus(a + dt_bias)). Checkpoints store ln(-rate).
-    pub rate: Tensor,
-    /// f32 `[n_v_heads]`.
-    pub dt_bias: Tensor,
+    /// Which of its values meets value `i` of a result of `rows` rows of `width`.
+    pub fn index(&self, i: usize, rows: usize, width: usize) -> usize {
+        let per_row = self.tensor().shape().elements() / rows.max(1);
+        match self {
+            Operand::Each(_) => i,
+            Operand::Columns(_, at) => i / width * per_row + at + i % width,
+            Operand::Row(_) => i % width,
+            Operand::Stretch(_) => i / (width / per_row),
+        }
+    }
 }
 
 /// A selective scan (S6; Mamba, arXiv 2312.00752): every channel has N states of its own, and a token says how fast they decay, how
@@ -406,16 +399,24 @@ pub trait Backend: Send + Sync {
         reference::conv::run(self, x, segments, spec)
     }
 
-    /// The gated delta rule. `mixed` is `[T, 2·n_k_heads·Dk + n_v_heads·Dv]` (q, k, v one after another), `a` and `b`
-    /// `[T, n_v_heads]`, each slot f32 `[n_v_heads, Dk, Dv]`; gives `[T, n_v_heads, Dv]`.
-    fn gated_delta(
+    /// A linear recurrence; each slot f32 `[H, Dk, Dv]`. Gives `[T, H, Dv]`.
+    fn recurrence(
         &self,
-        mixed: &Tensor,
-        gates: (&Tensor, &Tensor),
+        x: &Recurrence<'_>,
         segments: &mut [StateSegment<'_>],
-        spec: &DeltaSpec,
+        spec: &RecurrenceSpec,
     ) -> Result<Tensor> {
-        reference::delta::run(self, mixed, gates, segments, spec)
+        reference::recurrence::run(self, x, segments, spec)
+    }
+
+    /// A formula of each value: a result of `shape`, whose first extent is T.
+    fn pointwise(&self, shape: &[usize], inputs: &[Operand<'_>], formula: &Formula) -> Result<Tensor> {
+        reference::pointwise::run(self, shape, inputs, formula)
+    }
+
+    /// Σ a ⊙ b over the last extent: `[T, H, D]` twice gives `[T, H]`.
+    fn dot(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+        reference::elementwise::dot(self, a, b)
     }
 
     /// The selective scan; each slot is f32 `[N, C]`. Gives `[T, C]`.

@@ -4,13 +4,15 @@
 use std::sync::Arc;
 
 use crate::backend::{
-    Act, AttendSpec, Backend, ConvSpec, DeltaSpec, Input, KvSegment, KvSpec, KvTarget, Map, Norm, Numerics, RgLruSpec,
+    Act, AttendSpec, Backend, ConvSpec, Input, KvSegment, KvSpec, KvTarget, Map, Norm, Numerics, Operand, RgLruSpec,
     Rope, ScanInput, ScanSpec, StateSegment, Weight,
 };
 use crate::buffer::{Class, Memory};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::form::{Form, WeightSource};
+use crate::formula::Formula;
+use crate::recurrence::{Recurrence, RecurrenceSpec};
 use crate::tensor::Tensor;
 
 /// Shapes only, over a phantom memory.
@@ -128,14 +130,21 @@ impl Backend for Dry {
     fn conv(&self, x: &Tensor, _segments: &mut [StateSegment<'_>], _spec: &ConvSpec) -> Result<Tensor> {
         self.like(x)
     }
-    fn gated_delta(
+    fn recurrence(
         &self,
-        mixed: &Tensor,
-        _gates: (&Tensor, &Tensor),
+        x: &Recurrence<'_>,
         _segments: &mut [StateSegment<'_>],
-        spec: &DeltaSpec,
+        spec: &RecurrenceSpec,
     ) -> Result<Tensor> {
-        self.scratch(&[mixed.rows(), spec.n_v_heads, spec.v_dim])
+        let t = crate::reference::recurrence::check(x, spec)?;
+        self.scratch(&[t, spec.n_heads, spec.v_dim])
+    }
+    fn pointwise(&self, shape: &[usize], inputs: &[Operand<'_>], formula: &Formula) -> Result<Tensor> {
+        crate::reference::pointwise::check(shape, inputs, formula)?;
+        self.scratch(shape)
+    }
+    fn dot(&self, a: &Tensor, _b: &Tensor) -> Result<Tensor> {
+        self.scratch(&a.dims()[..a.dims().len().saturating_sub(1)])
     }
     fn selective_scan(
         &self,

@@ -7,17 +7,21 @@ pub mod dry;
 pub mod dtype;
 pub mod error;
 pub mod form;
+pub mod formula;
 pub mod probe;
 pub mod quant;
+pub mod recurrence;
 pub mod reference;
 pub mod tensor;
 
 pub use backend::{
-    Act, AttendSpec, Backend, ConvSpec, DeltaSpec, HeadOrder, Input, KvSegment, KvSpec, KvTarget, Norm, NormKind,
-    Numerics, RgLruSpec, Rope, RopeLayout, ScanInput, ScanSpec, StateSegment, Weight,
+    Act, AttendSpec, Backend, ConvSpec, Input, KvSegment, KvSpec, KvTarget, Norm, NormKind, Numerics, Operand,
+    RgLruSpec, Rope, RopeLayout, ScanInput, ScanSpec, StateSegment, Weight,
 };
 pub use buffer::{Class, Memory, Usage};
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use form::{Form, Grouped, Levels, Scales, WeightSource};
+pub use formula::Formula;
+pub use recurrence::{Decay, HeadOrder, Heads, Read, Recurrence, RecurrenceSpec, Rule};
 pub use tensor::{Shape, Tensor};

@@ -3,13 +3,15 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::backend::{
-    Act, AttendSpec, Backend, ConvSpec, DeltaSpec, Input, KvSegment, KvSpec, KvTarget, Map, Norm, Numerics, RgLruSpec,
+    Act, AttendSpec, Backend, ConvSpec, Input, KvSegment, KvSpec, KvTarget, Map, Norm, Numerics, Operand, RgLruSpec,
     Rope, ScanInput, ScanSpec, StateSegment, Weight,
 };
 use crate::buffer::{Class, Memory};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::form::{Form, WeightSource};
+use crate::formula::Formula;
+use crate::recurrence::{Recurrence, RecurrenceSpec};
 use crate::tensor::Tensor;
 
 /// A noted tensor: name, width, values.
@@ -78,9 +80,11 @@ impl Backend for Probe {
         fn kv_write(&self, k: &Tensor, v: &Tensor, targets: &mut [KvTarget<'_>], spec: &KvSpec) -> Result<()>;
         fn attend(&self, q: &Tensor, segments: &[KvSegment<'_>], spec: &AttendSpec) -> Result<Tensor>;
         fn conv(&self, x: &Tensor, segments: &mut [StateSegment<'_>], spec: &ConvSpec) -> Result<Tensor>;
-        fn gated_delta(&self, mixed: &Tensor, gates: (&Tensor, &Tensor), segments: &mut [StateSegment<'_>], spec: &DeltaSpec) -> Result<Tensor>;
         fn selective_scan(&self, input: ScanInput<'_>, segments: &mut [StateSegment<'_>], spec: &ScanSpec) -> Result<Tensor>;
         fn rg_lru(&self, x: &Tensor, positions: &[u32], segments: &mut [StateSegment<'_>], spec: &RgLruSpec) -> Result<Tensor>;
+        fn recurrence(&self, x: &Recurrence<'_>, segments: &mut [StateSegment<'_>], spec: &RecurrenceSpec) -> Result<Tensor>;
+        fn pointwise(&self, shape: &[usize], inputs: &[Operand<'_>], formula: &Formula) -> Result<Tensor>;
+        fn dot(&self, a: &Tensor, b: &Tensor) -> Result<Tensor>;
         fn glu(&self, gate: &Tensor, up: &Tensor, act: Act) -> Result<Tensor>;
         fn add(&self, a: Tensor, b: &Tensor) -> Result<Tensor>;
         fn map(&self, x: Tensor, map: Map) -> Result<Tensor>;

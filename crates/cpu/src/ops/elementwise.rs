@@ -247,6 +247,40 @@ pub(crate) fn rows(cpu: &Cpu, x: &Tensor, rows: &[usize]) -> Result<Tensor> {
     Ok(y)
 }
 
+/// See `Backend::dot`.
+pub(crate) fn dot(cpu: &Cpu, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if a.shape() != b.shape() || a.dims().len() < 2 || a.width() == 0 {
+        return Err(Error::shape("dot", b.shape(), a.shape()));
+    }
+    let (x, y, d) = (host::f32s("dot", a)?, host::f32s("dot", b)?, a.width());
+    let mut sums = cpu.out(&a.dims()[..a.dims().len() - 1])?;
+    let out = split::Parts::new(host::f32s_mut("dot", &mut sums)?);
+    split::ranges(cpu, a.rows(), d, &|rows| {
+        let (x, y) = (&x[rows.start * d..rows.end * d], &y[rows.start * d..rows.end * d]);
+        // SAFETY: the ranges of rows are disjoint.
+        let part = unsafe { out.part(rows) };
+        dispatch!(cpu.isa, dot_rows(x: &[f32], y: &[f32], part: &mut [f32]));
+    });
+    Ok(sums)
+}
+
+/// Each sum as `norm::row_sum` has it: sixteen chains, joined in one order.
+#[inline(always)]
+unsafe fn dot_rows<S: Lanes>(x: &[f32], y: &[f32], out: &mut [f32]) {
+    let d = x.len() / out.len().max(1);
+    for (i, sum) in out.iter_mut().enumerate() {
+        let (x, y) = (&x[i * d..(i + 1) * d], &y[i * d..(i + 1) * d]);
+        // SAFETY: both rows hold `d` elements; the set is the caller's.
+        unsafe {
+            let mut acc = S::splat(0.0);
+            for k in (0..d).step_by(LANES) {
+                acc = S::fma(S::load_n(x.as_ptr().add(k), d - k), S::load_n(y.as_ptr().add(k), d - k), acc);
+            }
+            *sum = crate::simd::sum::<S>(acc);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::trial::{Seeded, close, cpus, reference, same, tensor};
@@ -341,6 +375,22 @@ mod tests {
         let b = reference();
         let x = tensor(&b, &[0.0; 6], &[2, 3]);
         assert!(b.combine(&[&x, &x], &tensor(&b, &[0.0; 6], &[2, 3])).is_err(), "three coefficients for two inputs");
+    }
+
+    #[test]
+    fn dots_of_rows() {
+        let cpus = cpus();
+        for d in [1, 7, 16, 64, 100] {
+            let (x, y) = (Seeded::new(1).values(6 * d, 1.0), Seeded::new(2).values(6 * d, 1.0));
+            let run = |b: &dyn Backend| {
+                let sums = b.dot(&tensor(b, &x, &[2, 3, d]), &tensor(b, &y, &[2, 3, d])).unwrap();
+                assert_eq!(sums.dims(), [2, 3]);
+                b.read(&sums).unwrap()
+            };
+            let first = run(&cpus[0]);
+            close("dot", &first, &run(&reference()), 1e-5);
+            cpus[1..].iter().for_each(|cpu| same("dot", &run(cpu), &first));
+        }
     }
 
     #[test]

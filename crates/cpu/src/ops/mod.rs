@@ -2,7 +2,6 @@
 
 pub mod attend;
 pub mod conv;
-pub mod delta;
 pub mod elementwise;
 pub mod embed;
 mod host;
@@ -10,6 +9,8 @@ pub mod kv;
 pub mod linear;
 pub mod norm;
 pub mod panel;
+pub mod pointwise;
+pub mod recurrence;
 pub mod rg_lru;
 pub mod rope;
 pub mod scan;

@@ -2,7 +2,11 @@
 //! L2-normalised queries and keys, a decay and a write rate per value head, a gated RMS norm on the way out.
 
 use reverie_files::ModelConfig;
-use reverie_tensor::{Act, ConvSpec, DeltaSpec, HeadOrder, Input, Norm, Tensor};
+use reverie_tensor::formula::input;
+use reverie_tensor::{
+    Act, ConvSpec, Decay, Formula, HeadOrder, Heads, Input, Norm, Operand, Read, Recurrence, RecurrenceSpec, Rule,
+    Tensor,
+};
 
 use super::{Mixer, MixerEntry, Step, Stream};
 use crate::Build;
@@ -124,19 +128,23 @@ impl MixerSpec for Spec {
                 act: Some(Act::Silu),
             },
             norm: b.norm(&norm, self.v_dim)?,
-            delta: DeltaSpec {
-                n_k_heads: self.n_k_heads,
-                n_v_heads: heads,
+            n_k_heads: self.n_k_heads,
+            rate: b.upload(&rate, &[heads])?,
+            dt_bias: b.vector("dt_bias", heads)?,
+            kept: ((input(0) + input(1)).softplus() * input(2)).exp(),
+            written: input(0).sigmoid(),
+            delta: RecurrenceSpec {
+                n_heads: heads,
                 k_dim: self.k_dim,
                 v_dim: self.v_dim,
-                q_scale: (self.k_dim as f32).powf(-0.5),
-                norm_eps: 1e-6,
                 order: match self.stored {
                     Stored::HuggingFace => HeadOrder::Grouped,
                     Stored::Ggml => HeadOrder::Tiled,
                 },
-                rate: b.upload(&rate, &[heads])?,
-                dt_bias: b.vector("dt_bias", heads)?,
+                unit_eps: Some(1e-6),
+                q_scale: (self.k_dim as f32).powf(-0.5),
+                read: Read::After,
+                skip: None,
             },
         }))
     }
@@ -151,7 +159,16 @@ struct GatedDelta {
     out: Linear,
     conv: ConvSpec,
     norm: Norm,
-    delta: DeltaSpec,
+    n_k_heads: usize,
+    /// f32 `[n_v_heads]`, negative.
+    rate: Tensor,
+    /// f32 `[n_v_heads]`.
+    dt_bias: Tensor,
+    /// exp(rate · softplus(a + dt_bias)): what a token leaves of the state.
+    kept: Formula,
+    /// σ(b): how strongly it writes.
+    written: Formula,
+    delta: RecurrenceSpec,
 }
 
 impl Mixer for GatedDelta {
@@ -159,11 +176,22 @@ impl Mixer for GatedDelta {
         let be = step.backend;
         let [qkv, z, a, b] = project(be, stream.input(), [&self.qkv, &self.z, &self.a, &self.b])?;
         let mixed = be.conv(&qkv, &mut step.segments(states, 0)?, &self.conv)?;
-        let y = be.gated_delta(&mixed, (&a, &b), &mut step.segments(states, 1)?, &self.delta)?;
+        let gates = [Operand::Each(&a), Operand::Row(&self.dt_bias), Operand::Row(&self.rate)];
+        let kept = be.pointwise(a.dims(), &gates, &self.kept)?;
+        let written = be.pointwise(b.dims(), &[Operand::Each(&b)], &self.written)?;
+        let k_width = self.n_k_heads * self.delta.k_dim;
+        let operands = Recurrence {
+            q: Heads { x: &mixed, at: 0, n: self.n_k_heads },
+            k: Heads { x: &mixed, at: k_width, n: self.n_k_heads },
+            v: Heads { x: &mixed, at: 2 * k_width, n: self.delta.n_heads },
+            decay: Decay::Head(&kept),
+            rule: Rule::Delta(Some(&written)),
+        };
+        let y = be.recurrence(&operands, &mut step.segments(states, 1)?, &self.delta)?;
         let z = z.reshape(y.dims())?;
         let y = be.gated_norm(&y, &z, &self.norm)?;
         let t = y.dims()[0];
-        let y = y.reshape(&[t, self.delta.n_v_heads * self.delta.v_dim])?;
+        let y = y.reshape(&[t, self.delta.n_heads * self.delta.v_dim])?;
         stream.close(be, &self.out, Input::Plain(&y))
     }
 }

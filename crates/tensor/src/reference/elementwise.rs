@@ -122,3 +122,15 @@ pub fn rows<B: Backend + ?Sized>(b: &B, x: &Tensor, rows: &[usize]) -> Result<Te
     }
     scratch(b, &out, &[rows.len(), d])
 }
+
+/// See `Backend::dot`.
+pub fn dot<B: Backend + ?Sized>(b: &B, x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    if x.shape() != y.shape() || x.dims().len() < 2 {
+        return Err(Error::shape("dot", y.shape(), x.shape()));
+    }
+    let (d, dims) = (x.width().max(1), x.dims());
+    let (x0, y0) = (b.read(x)?, b.read(y)?);
+    let sums: Vec<f32> =
+        x0.chunks(d).zip(y0.chunks(d)).map(|(x, y)| x.iter().zip(y).map(|(a, c)| a * c).sum()).collect();
+    scratch(b, &sums, &dims[..dims.len() - 1])
+}

@@ -4,11 +4,12 @@
 pub mod attend;
 pub mod backend;
 pub mod conv;
-pub mod delta;
 pub mod elementwise;
 pub mod embed;
 pub mod linear;
 pub mod norm;
+pub mod pointwise;
+pub mod recurrence;
 pub mod rg_lru;
 pub mod rope;
 pub mod scan;

@@ -1,0 +1,216 @@
+//! Formulas over lanes: a stack of vectors, one term after another for sixteen values at a time. Elementwise, so that how the work
+//! is cut cannot show. Knows no formula.
+
+use std::ops::Range;
+
+use reverie_tensor::formula::{Function, MOST_DEPTH, Operator, Term};
+use reverie_tensor::{Formula, Operand, Result, Tensor};
+
+use super::{host, split};
+use crate::simd::{LANES, Lanes, math};
+use crate::{Cpu, dispatch};
+
+/// An input's values and where those of a row lie.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    x: &'a [f32],
+    /// From one row's values to the next's.
+    pitch: usize,
+    at: usize,
+    /// Values of the result that meet one of these.
+    stretch: usize,
+}
+
+impl Source<'_> {
+    /// Up to sixteen values from column `col` of `row` on.
+    #[inline(always)]
+    unsafe fn load<S: Lanes>(&self, row: usize, col: usize, n: usize) -> S::F {
+        // SAFETY: `check` has seen that every row has its columns; the set is the caller's.
+        unsafe {
+            let from = row * self.pitch + self.at;
+            if self.stretch == 1 {
+                return S::load_n(self.x.as_ptr().add(from + col), n);
+            }
+            let first = col / self.stretch;
+            if (col + n.min(LANES) - 1) / self.stretch == first {
+                return S::splat(*self.x.as_ptr().add(from + first));
+            }
+            let mut values = [0.0f32; LANES];
+            for (i, v) in values.iter_mut().enumerate().take(n) {
+                *v = *self.x.as_ptr().add(from + (col + i) / self.stretch);
+            }
+            S::load(values.as_ptr())
+        }
+    }
+}
+
+/// What every task of a call reads.
+#[derive(Clone, Copy)]
+struct Call<'a> {
+    sources: &'a [Source<'a>],
+    terms: &'a [Term],
+    width: usize,
+}
+
+/// See `Backend::pointwise`.
+pub(crate) fn run(cpu: &Cpu, shape: &[usize], inputs: &[Operand<'_>], formula: &Formula) -> Result<Tensor> {
+    let (rows, width) = reverie_tensor::reference::pointwise::check(shape, inputs, formula)?;
+    let sources = inputs
+        .iter()
+        .map(|input| {
+            let x = host::f32s("pointwise", input.tensor())?;
+            let pitch = x.len() / rows.max(1);
+            Ok(match input {
+                Operand::Each(_) => Source { x, pitch, at: 0, stretch: 1 },
+                Operand::Columns(_, at) => Source { x, pitch, at: *at, stretch: 1 },
+                Operand::Row(_) => Source { x, pitch: 0, at: 0, stretch: 1 },
+                Operand::Stretch(_) => Source { x, pitch, at: 0, stretch: width / pitch.max(1) },
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let mut y = cpu.out(shape)?;
+    if rows * width == 0 {
+        return Ok(y);
+    }
+    let out = split::Parts::new(host::f32s_mut("pointwise", &mut y)?);
+    let call = Call { sources: &sources, terms: formula.terms(), width };
+    let blocks = width.div_ceil(LANES);
+    // A term costs a few plain elements.
+    split::ranges(cpu, rows * blocks, 3 * LANES * call.terms.len(), &|range| {
+        let out = &out;
+        dispatch!(cpu.isa, compute(call: Call<'_>, range: Range<usize>, out: &split::Parts<'_, f32>));
+    });
+    Ok(y)
+}
+
+/// Blocks of sixteen columns, numbered row by row.
+#[inline(always)]
+unsafe fn compute<S: Lanes>(call: Call<'_>, blocks: Range<usize>, out: &split::Parts<'_, f32>) {
+    let per_row = call.width.div_ceil(LANES);
+    // SAFETY: blocks of the result are disjoint; `check` has seen the depth and the inputs; the set is the caller's.
+    unsafe {
+        for block in blocks {
+            let (row, col) = (block / per_row, block % per_row * LANES);
+            let n = (call.width - col).min(LANES);
+            let mut stack = [S::splat(0.0); MOST_DEPTH];
+            let mut top = 0;
+            for term in call.terms {
+                match *term {
+                    Term::Input(i) => {
+                        stack[top] = call.sources[i].load::<S>(row, col, n);
+                        top += 1;
+                    }
+                    Term::Value(v) => {
+                        stack[top] = S::splat(v);
+                        top += 1;
+                    }
+                    Term::Of(f) => stack[top - 1] = one::<S>(f, stack[top - 1]),
+                    Term::Join(op) => {
+                        top -= 1;
+                        stack[top - 1] = two::<S>(op, stack[top - 1], stack[top]);
+                    }
+                }
+            }
+            let part = out.part(row * call.width + col..row * call.width + col + n);
+            S::store_n(part.as_mut_ptr(), n, stack[0]);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn one<S: Lanes>(function: Function, x: S::F) -> S::F {
+    // SAFETY: the set is the caller's.
+    unsafe {
+        match function {
+            Function::Exp => math::exp::<S>(x),
+            Function::Sigmoid => math::sigmoid::<S>(x),
+            Function::Tanh => math::tanh::<S>(x),
+            Function::Softplus => math::softplus::<S>(x),
+            Function::Sqrt => each::<S>(x, f32::sqrt),
+            Function::Abs => S::abs(x),
+            Function::Act(act) => math::activate::<S>(act, x),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn each<S: Lanes>(x: S::F, f: fn(f32) -> f32) -> S::F {
+    let mut values = [0.0f32; LANES];
+    // SAFETY: sixteen elements; the set is the caller's.
+    unsafe {
+        S::store(values.as_mut_ptr(), x);
+        values.iter_mut().for_each(|v| *v = f(*v));
+        S::load(values.as_ptr())
+    }
+}
+
+#[inline(always)]
+unsafe fn two<S: Lanes>(operator: Operator, a: S::F, b: S::F) -> S::F {
+    // SAFETY: the set is the caller's.
+    unsafe {
+        match operator {
+            Operator::Add => S::add(a, b),
+            Operator::Sub => S::sub(a, b),
+            Operator::Mul => S::mul(a, b),
+            Operator::Div => S::div(a, b),
+            Operator::Max => S::max(a, b),
+            Operator::Min => S::min(a, b),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::trial::{Seeded, close, cpus, reference, same, tensor};
+    use super::*;
+    use reverie_tensor::formula::input;
+    use reverie_tensor::{Act, Backend};
+
+    /// exp within 2 ulp and a few operations on top.
+    const TOLERANCE: f32 = 3e-6;
+
+    #[test]
+    fn as_the_reference_for_every_operand() {
+        let cpus = cpus();
+        let formulas = [
+            (input(0) + input(1) * input(2)).sigmoid() - input(3),
+            (input(0) * input(3)).softplus().exp().min(50.0) / (input(2).abs() + 0.5),
+            (input(1).log_sigmoid() / 16.0).max(input(2)).exp() * (-input(0)).tanh(),
+            (input(3).abs().sqrt() - (input(0) + (input(1) - input(2))).act(Act::Silu)).softcap(3.0),
+        ];
+        for (seed, (t, w, heads)) in
+            [(1, 1, 1), (3, 64, 4), (2, 40, 2), (5, 30, 6), (1, 2048, 16), (70, 96, 3)].into_iter().enumerate()
+        {
+            let mut s = Seeded::new(seed as u64);
+            let (each, wide, row, per_head) =
+                (s.values(t * w, 4.0), s.values(t * (w + 7), 2.0), s.values(w, 2.0), s.values(t * heads, 2.0));
+            for formula in &formulas {
+                let run = |b: &dyn Backend| {
+                    let (each, wide) = (tensor(b, &each, &[t, w]), tensor(b, &wide, &[t, w + 7]));
+                    let (row, per_head) = (tensor(b, &row, &[w]), tensor(b, &per_head, &[t, heads]));
+                    let inputs = [
+                        Operand::Each(&each),
+                        Operand::Columns(&wide, 5),
+                        Operand::Row(&row),
+                        Operand::Stretch(&per_head),
+                    ];
+                    b.read(&b.pointwise(&[t, w], &inputs, formula).unwrap()).unwrap()
+                };
+                let first = run(&cpus[0]);
+                close(&format!("{t} {w} {heads} {formula:?}"), &first, &run(&reference()), TOLERANCE);
+                cpus[1..].iter().for_each(|cpu| same("pointwise", &run(cpu), &first));
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let cpu = &cpus()[0];
+        let x = tensor(cpu, &[1.0; 12], &[3, 4]);
+        let bad = |inputs: &[Operand<'_>]| cpu.pointwise(&[3, 4], inputs, &input(0)).unwrap_err().to_string();
+        assert!(bad(&[]).contains("pointwise"));
+        assert!(bad(&[Operand::Columns(&x, 1)]).contains("Columns"));
+        assert!(bad(&[Operand::Row(&x)]).contains("Row"));
+        assert!(cpu.pointwise(&[3, 5], &[Operand::Stretch(&x)], &input(0)).is_err());
+    }
+}
