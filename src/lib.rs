@@ -35,6 +35,7 @@ pub mod rooms {
     pub use reverie_cpu as cpu;
     pub use reverie_engine as engine;
     pub use reverie_files as files;
+    pub use reverie_memory as memory;
     pub use reverie_model as model;
     pub use reverie_pack as pack;
     pub use reverie_tensor as tensor;

@@ -35,8 +35,9 @@ fn relative(path: &Path) -> String {
 const IMPORTS: &[(&str, &[&str])] = &[
     ("chat", &["engine", "text"]),
     ("cpu", &["tensor"]),
-    ("engine", &["model", "tensor"]),
+    ("engine", &["memory", "model", "tensor"]),
     ("files", &["tensor"]),
+    ("memory", &[]),
     ("model", &["files", "tensor"]),
     ("pack", &["files", "model", "tensor"]),
     ("tensor", &[]),

@@ -1,0 +1,39 @@
+//! The cellar: states asleep. It works as git does: payloads are objects named by the hash of their content, a state is a small
+//! manifest that lists them, a name is a ref to a manifest, history is the chain of parents. It knows bytes, token ids and text; what
+//! a page holds, which model made it and how it is computed it refuses to know.
+//!
+//! ```
+//! use reverie_memory::{Expect, Manifest, Store};
+//! let folder = std::env::temp_dir().join(format!("reverie-doc-{}", std::process::id()));
+//! let store = Store::open(&folder)?;
+//! let writer = store.writer()?;
+//! let page = writer.put(&[b"keys", b"values"])?;
+//! let state = Manifest { tokens: vec![1, 2, 3], pages: vec![page.hash], ..Manifest::default() };
+//! writer.commit("trip", Expect::Absent, &state)?;
+//! assert_eq!(store.resolve("trip")?.manifest.tokens, [1, 2, 3]);
+//! # drop(writer); std::fs::remove_dir_all(&folder).ok();
+//! # Ok::<(), reverie_memory::Error>(())
+//! ```
+
+pub mod disk;
+mod error;
+mod find;
+mod hash;
+mod history;
+mod index;
+mod manifest;
+mod name;
+pub mod object;
+mod refs;
+mod store;
+mod writer;
+
+pub use error::{Error, Result};
+pub use find::Found;
+pub use hash::Hash;
+pub use history::{Commit, History, RefInfo, TagInfo};
+pub use manifest::{Identity, MANIFEST_VERSION, MAX_MANIFEST_BYTES, Manifest, Snapshot, Turn};
+pub use name::{MAX_NAME, check_name};
+pub use serde_json::Value;
+pub use store::Store;
+pub use writer::{Expect, Put, Writer};

@@ -1,0 +1,4 @@
+//! The store from outside, as the engine and the command line use it.
+
+mod basics;
+mod stand;
