@@ -124,12 +124,11 @@ fn a_gguf_twin_gives_the_same_bits() {
         let loader = || Loader { exact: true, ..Loader::default() };
         let (twin, own) =
             (all_logits(&loader(), &folder.join("model.gguf"), &ids), all_logits(&loader(), &folder, &ids));
-        if name(&folder) == "qwen3_5_text" {
-            // The file tiles the value heads: the closing product adds them in another order.
-            assert!(distance(&twin, &own) < 5e-5, "{}: {:e}", name(&folder), distance(&twin, &own));
-        } else {
-            assert_eq!(twin, own, "{}", name(&folder));
-        }
+        let d = distance(&twin, &own);
+        // The converter's exponentials of A_log are an ulp from ours, and one file tiles the value heads, so that the closing product
+        // adds them in another order.
+        let converted = ["falcon_mamba", "mamba", "qwen3_5_text"].contains(&name(&folder).as_str());
+        assert!(d <= if converted { 5e-5 } else { 0.0 }, "{}: {d:e}", name(&folder));
     }
 }
 

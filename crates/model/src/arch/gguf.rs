@@ -1,7 +1,7 @@
 //! GGUF metadata in the words of a config.json, so that one plan serves both. Key names: ggml's gguf.md and llama.cpp's
 //! gguf-py constants.
 
-use reverie_files::gguf::Metadata;
+use reverie_files::gguf::{self, Metadata};
 use reverie_files::{ModelConfig, TensorStore};
 use serde_json::{Map, Value, json};
 
@@ -42,7 +42,9 @@ pub fn config(metadata: &Metadata, weights: &dyn TensorStore, dialect: &Dialect)
     let mut map = Map::new();
     map.insert("model_type".into(), dialect.arch.into());
     for (leaf, field) in WORDS {
-        if let Some(n) = metadata.optional_usize(&key(leaf))? {
+        if let Some(gguf::Value::List(_)) = metadata.get(&key(leaf)) {
+            by_layer(metadata, &key(leaf), field, &mut map)?;
+        } else if let Some(n) = metadata.optional_usize(&key(leaf))? {
             map.insert((*field).into(), n.into());
         }
     }
@@ -56,6 +58,50 @@ pub fn config(metadata: &Metadata, weights: &dyn TensorStore, dialect: &Dialect)
     rope(metadata, weights, dialect, &mut map)?;
     (dialect.adapt)(metadata, &mut map)?;
     Ok(ModelConfig::new(metadata.path(), map))
+}
+
+/// A field with a value a layer, where layers that lack the part in question have 0 and all others the same: that value as the
+/// field, the list under [`of_layers`].
+fn by_layer(metadata: &Metadata, key: &str, field: &str, map: &mut Map<String, Value>) -> Result<()> {
+    let each = metadata.optional_i64s(key)?.unwrap_or_default();
+    let one = each.iter().copied().find(|n| *n != 0).unwrap_or(0);
+    if each.iter().any(|n| *n != 0 && *n != one) {
+        return Err(Error::config(
+            key,
+            format!("{each:?}"),
+            "one value for all layers that have the part, 0 for others",
+        ));
+    }
+    map.insert(field.into(), one.into());
+    map.insert(of_layers(field), each.into());
+    Ok(())
+}
+
+/// Where a field's values by layer stand.
+fn of_layers(field: &str) -> String {
+    format!("{field}_of_layers")
+}
+
+/// `layer_types`, where `kind` of a layer says its word from its numbers of key/value heads and its feed-forward's width.
+pub fn layer_types(map: &mut Map<String, Value>, kind: impl Fn(u64, u64) -> &'static str) {
+    let list = |field: &str| map.get(&of_layers(field)).and_then(Value::as_array);
+    let heads = list("num_key_value_heads");
+    let widths = list("intermediate_size");
+    let at = |l: Option<&Vec<Value>>, i: usize| l.and_then(|l| l.get(i)).and_then(Value::as_u64);
+    let n = heads.map_or(0, Vec::len);
+    let kinds: Vec<Value> =
+        (0..n).map(|i| kind(at(heads, i).unwrap_or(0), at(widths, i).unwrap_or(1)).into()).collect();
+    if n > 0 {
+        map.insert("layer_types".into(), kinds.into());
+    }
+}
+
+/// Whole numbers under these keys (leaf below the architecture's word, field).
+pub fn counts(metadata: &Metadata, map: &mut Map<String, Value>, arch: &str, pairs: &[(&str, &str)]) -> Result<()> {
+    for (leaf, field) in pairs {
+        map.insert((*field).into(), metadata.usize(&format!("{arch}.{leaf}"))?.into());
+    }
+    Ok(())
 }
 
 fn rope(metadata: &Metadata, weights: &dyn TensorStore, dialect: &Dialect, map: &mut Map<String, Value>) -> Result<()> {
@@ -141,28 +187,5 @@ pub fn qwen35(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
         let kind = |r: &bool| if *r { "linear_attention" } else { "full_attention" };
         map.insert("layer_types".into(), recurrent.iter().map(kind).collect());
     }
-    Ok(())
-}
-
-/// Mamba: the sizes of the scan.
-pub fn mamba(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
-    for (leaf, field) in [
-        ("conv_kernel", "conv_kernel"),
-        ("inner_size", "mamba_d_ssm"),
-        ("state_size", "state_size"),
-        ("time_step_rank", "time_step_rank"),
-    ] {
-        map.insert(field.into(), metadata.usize(&format!("mamba.ssm.{leaf}"))?.into());
-    }
-    if metadata.optional_bool("mamba.ssm.dt_b_c_rms")?.unwrap_or(false) {
-        map.insert("model_type".into(), "falcon_mamba".into());
-    }
-    Ok(())
-}
-
-/// LFM2: the taps of the convolution; the layers that attend are those with key/value heads.
-pub fn lfm2(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
-    map.insert("conv_L_cache".into(), metadata.usize("lfm2.shortconv.l_cache")?.into());
-    map.insert("block_auto_adjust_ff_dim".into(), false.into());
     Ok(())
 }

@@ -1,5 +1,8 @@
 //! LFM2: gated short convolutions and a few attention layers with norms on queries and keys.
 
+use reverie_files::gguf::Metadata;
+use serde_json::{Map, Value};
+
 use super::{ArchEntry, Source, gguf};
 use crate::error::{Error, Result};
 use crate::ffn::swiglu;
@@ -22,7 +25,7 @@ pub const ENTRY: ArchEntry = ArchEntry {
             ("model.norm", "token_embd_norm"),
         ],
         interleaved_rows: false,
-        adapt: gguf::lfm2,
+        adapt,
     }),
 };
 
@@ -38,6 +41,12 @@ const LEAVES: Leaves = &[
     ("self_attn.o_proj", "self_attn.out_proj"),
     ("self_attn.q_norm", "self_attn.q_layernorm"),
 ];
+
+fn adapt(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
+    gguf::layer_types(map, |heads, _| if heads > 0 { "full_attention" } else { "conv" });
+    map.insert("block_auto_adjust_ff_dim".into(), false.into());
+    gguf::counts(metadata, map, "lfm2", &[("shortconv.l_cache", "conv_L_cache")])
+}
 
 fn plan(source: &Source<'_>) -> Result<Plan> {
     with_ffn(source, ENTRY.name, |_| Ok(Box::new(swiglu::multiple(&source.config)?)))

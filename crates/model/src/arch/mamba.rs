@@ -1,6 +1,9 @@
 //! Mamba and Falcon Mamba: layers that are one mixer each. Falcon Mamba normalises step, input and output of the scan, without
 //! weights.
 
+use reverie_files::gguf::Metadata;
+use serde_json::{Map, Value};
+
 use super::{ArchEntry, Source, gguf};
 use crate::error::Result;
 use crate::mixer::mamba::{self, InnerNorms, Rates};
@@ -25,9 +28,22 @@ pub const ENTRY: ArchEntry = ArchEntry {
             ("norm", "attn_norm"),
         ],
         interleaved_rows: false,
-        adapt: gguf::mamba,
+        adapt,
     }),
 };
+
+fn adapt(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
+    let sizes = [
+        ("ssm.conv_kernel", "conv_kernel"),
+        ("ssm.inner_size", "mamba_d_ssm"),
+        ("ssm.state_size", "state_size"),
+        ("ssm.time_step_rank", "time_step_rank"),
+    ];
+    if metadata.optional_bool("mamba.ssm.dt_b_c_rms")?.unwrap_or(false) {
+        map.insert("model_type".into(), "falcon_mamba".into());
+    }
+    gguf::counts(metadata, map, "mamba", &sizes)
+}
 
 fn plan(source: &Source<'_>) -> Result<Plan> {
     let config = &source.config;
