@@ -92,6 +92,16 @@ impl<'a> Build<'a> {
     /// The taps of a depthwise convolution, stored `[C, 1, kernel]` (transformers), `[C, kernel, 1]` (MLX) or `[C, kernel]`
     /// (GGUF), as `[kernel, C]`.
     pub fn conv_taps(&self, leaf: &str, channels: usize, kernel: usize) -> Result<Tensor> {
+        self.conv_taps_times(leaf, (channels, kernel), |_| 1.0)
+    }
+
+    /// The same, each channel's taps times a factor.
+    pub fn conv_taps_times(
+        &self,
+        leaf: &str,
+        (channels, kernel): (usize, usize),
+        factor: impl Fn(usize) -> f32,
+    ) -> Result<Tensor> {
         let name = self.name(leaf);
         let (shape, values) = self.weights.floats(&name)?;
         let kept: Vec<usize> = shape.iter().copied().filter(|&d| d != 1).collect();
@@ -103,7 +113,9 @@ impl<'a> Build<'a> {
                 expected: format!("[{channels}, 1, {kernel}]"),
             });
         }
-        let taps: Vec<f32> = (0..kernel * channels).map(|i| values[i % channels * kernel + i / channels]).collect();
+        let taps: Vec<f32> = (0..kernel * channels)
+            .map(|i| values[i % channels * kernel + i / channels] * factor(i % channels))
+            .collect();
         self.upload(&taps, &[kernel, channels])
     }
 

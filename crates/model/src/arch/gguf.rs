@@ -104,6 +104,18 @@ pub fn counts(metadata: &Metadata, map: &mut Map<String, Value>, arch: &str, pai
     Ok(())
 }
 
+/// The sizes of Mamba-2 layers, in a hybrid's words.
+pub fn state_space(metadata: &Metadata, map: &mut Map<String, Value>, arch: &str) -> Result<()> {
+    let sizes = [
+        ("ssm.conv_kernel", "mamba_d_conv"),
+        ("ssm.group_count", "mamba_n_groups"),
+        ("ssm.inner_size", "mamba_d_ssm"),
+        ("ssm.state_size", "mamba_d_state"),
+        ("ssm.time_step_rank", "mamba_n_heads"),
+    ];
+    counts(metadata, map, arch, &sizes)
+}
+
 fn rope(metadata: &Metadata, weights: &dyn TensorStore, dialect: &Dialect, map: &mut Map<String, Value>) -> Result<()> {
     let key = |leaf: &str| format!("{}.rope.{leaf}", dialect.arch);
     if let Some(base) = metadata.optional_f64(&key("freq_base"))? {

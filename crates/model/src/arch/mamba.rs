@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{ArchEntry, Source, gguf};
 use crate::error::Result;
-use crate::mixer::mamba::{self, InnerNorms, Rates};
+use crate::mixer::mamba::{self, InnerNorms};
 use crate::plan::{NormWeight, Plan};
 
 /// The row.
@@ -52,7 +52,7 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
     source.decoder(ENTRY.name, NormWeight::Plain, |_| {
         let mut scan = mamba::Spec::from_config(config)?;
         scan.norms = if normed { InnerNorms::Plain(eps) } else { InnerNorms::Absent };
-        scan.rates = if source.gguf.is_some() { Rates::Plain } else { Rates::Log };
+        scan.rates = source.rates();
         Ok(vec![source.lone("mixer", Box::new(scan))?])
     })
 }

@@ -8,6 +8,7 @@ pub mod granite;
 pub mod lfm2;
 pub mod llama;
 pub mod mamba;
+pub mod mamba2;
 pub mod ministral3;
 pub mod mistral;
 pub mod olmo3;
@@ -22,6 +23,7 @@ use reverie_files::{ModelConfig, TensorStore};
 
 use crate::error::{Error, Result};
 use crate::mixer::full_attention;
+use crate::mixer::mamba::Rates;
 use crate::names::Names;
 use crate::plan::{Block, FfnSpec, HeadSpec, Layer, MixerSpec, NormSpec, NormWeight, Part, Plan};
 
@@ -47,6 +49,7 @@ pub static ARCHS: &[ArchEntry] = &[
     lfm2::ENTRY,
     llama::ENTRY,
     mamba::ENTRY,
+    mamba2::ENTRY,
     ministral3::ENTRY,
     mistral::ENTRY,
     olmo3::ENTRY,
@@ -81,6 +84,11 @@ impl<'a> Source<'a> {
     /// The meaning of a stored norm weight: the GGUF converter has already added the one.
     pub fn norm_weight(&self, stored: NormWeight) -> NormWeight {
         if self.gguf.is_some() { NormWeight::Plain } else { stored }
+    }
+
+    /// How decay rates of state-space layers are stored.
+    pub fn rates(&self) -> Rates {
+        if self.gguf.is_some() { Rates::Plain } else { Rates::Log }
     }
 
     /// The attention layer that most configs describe.

@@ -4,6 +4,7 @@
 pub mod full_attention;
 pub mod gated_delta;
 pub mod mamba;
+pub mod mamba2;
 pub mod rg_lru;
 pub mod short_conv;
 
@@ -34,7 +35,7 @@ pub struct MixerEntry {
 
 /// All mixers, by name.
 pub static MIXERS: &[MixerEntry] =
-    &[full_attention::ENTRY, gated_delta::ENTRY, mamba::ENTRY, rg_lru::ENTRY, short_conv::ENTRY];
+    &[full_attention::ENTRY, gated_delta::ENTRY, mamba::ENTRY, mamba2::ENTRY, rg_lru::ENTRY, short_conv::ENTRY];
 
 /// One sequence's rows in a step, and where they stand.
 #[derive(Clone, Debug)]

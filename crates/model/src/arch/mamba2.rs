@@ -1,0 +1,44 @@
+//! Mamba-2: layers that are one mixer each (Mamba-Codestral among them).
+
+use reverie_files::gguf::Metadata;
+use serde_json::{Map, Value};
+
+use super::{ArchEntry, Source, gguf};
+use crate::error::Result;
+use crate::mixer::mamba2;
+use crate::plan::{NormWeight, Plan};
+
+/// The row.
+pub const ENTRY: ArchEntry = ArchEntry {
+    name: "mamba2",
+    aliases: &[],
+    about: "Mamba-2: linear recurrences (SSD) alone",
+    plan,
+    gguf: Some(&gguf::Dialect {
+        arch: "mamba2",
+        names: &[
+            ("mixer.A_log", "ssm_a!"),
+            ("mixer.D", "ssm_d!"),
+            ("mixer.conv1d", "ssm_conv1d"),
+            ("mixer.dt_bias", "ssm_dt.bias!"),
+            ("mixer.in_proj", "ssm_in"),
+            ("mixer.norm", "ssm_norm"),
+            ("mixer.out_proj", "ssm_out"),
+            ("norm", "attn_norm"),
+        ],
+        interleaved_rows: false,
+        adapt,
+    }),
+};
+
+fn adapt(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
+    gguf::state_space(metadata, map, "mamba2")
+}
+
+fn plan(source: &Source<'_>) -> Result<Plan> {
+    source.decoder(ENTRY.name, NormWeight::Plain, |_| {
+        let mut ssd = mamba2::Spec::from_config(&source.config)?;
+        ssd.rates = source.rates();
+        Ok(vec![source.lone("mixer", Box::new(ssd))?])
+    })
+}
