@@ -110,7 +110,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 }
 
 fn describe(i: usize, layer: &reverie::rooms::model::plan::Layer, dtype: DType) -> Value {
-    let (mut mixer, mut ffn, mut state) = (None, None, None);
+    let (mut mixers, mut ffns, mut states) = (Vec::new(), Vec::new(), Vec::new());
+    let mut rewrites = Vec::new();
     for block in &layer.blocks {
         match &block.part {
             Part::Mixer(m) => {
@@ -120,16 +121,19 @@ fn describe(i: usize, layer: &reverie::rooms::model::plan::Layer, dtype: DType) 
                     (0, fixed) => bytes(fixed as u64),
                     (token, _) => format!("{token} B/token"),
                 };
-                mixer = Some(m.kind());
-                state = Some(match m.reads() {
+                mixers.push(m.kind());
+                states.push(match m.reads() {
                     Some((owner, _)) => format!("reads mixer {owner}"),
                     None => format!("{} {growth}", kinds.join("+")),
                 });
             }
-            Part::Ffn(f) => ffn = Some(f.kind()),
+            Part::Ffn(f) => ffns.push(f.kind()),
+            Part::Rewrite(r) => rewrites.push(r.kind()),
         }
     }
-    json!({"layer": i, "mixer": mixer, "ffn": ffn, "state": state})
+    let all = |words: Vec<&str>| if words.is_empty() { Value::Null } else { words.join("+").into() };
+    let states = states.iter().map(String::as_str).collect();
+    json!({"layer": i, "mixer": all(mixers), "ffn": all(ffns), "rewrites": all(rewrites), "state": all(states)})
 }
 
 /// Matrices by format, and the number of weights in all tensors.

@@ -10,7 +10,7 @@ use reverie_tensor::{Backend, Class, DType, Norm, NormKind, Tensor, WeightSource
 use crate::error::{Error, Result};
 use crate::forward::{BuiltBlock, BuiltPart, Model, ModelParts};
 use crate::linear::Linear;
-use crate::plan::{NormSpec, NormWeight, Part, Plan};
+use crate::plan::{Layer, NormSpec, NormWeight, Part, Plan};
 
 /// Where a part asks for its tensors: names are relative to the part's scope.
 pub struct Build<'a> {
@@ -146,36 +146,41 @@ pub fn assemble(
 ) -> Result<Model> {
     let root = Build { backend: backend.as_ref(), weights, plan: &plan, scope: String::new() };
     let embed = root.linear(&plan.embed, plan.vocab, plan.width)?.weight;
+    let before = plan.before.as_ref().map_or(Ok(Vec::new()), |l| blocks(&root, l))?;
     let mut layers = Vec::with_capacity(plan.layers.len());
     for (i, layer) in plan.layers.iter().enumerate() {
         progress(i, plan.layers.len());
-        let at_layer = root.at(layer.prefix.clone());
-        let norm = |spec: &Option<NormSpec>| spec.as_ref().map(|s| at_layer.norm(s, plan.width)).transpose();
-        let mut blocks = Vec::with_capacity(layer.blocks.len());
-        for block in &layer.blocks {
-            let scope = [layer.prefix.as_str(), block.scope.as_str()]
-                .iter()
-                .filter(|s| !s.is_empty())
-                .copied()
-                .collect::<Vec<_>>();
-            let mut build = root.at(scope.join("."));
-            blocks.push(BuiltBlock {
-                pre: norm(&block.pre)?,
-                part: match &block.part {
-                    Part::Mixer(spec) => BuiltPart::Mixer(spec.build(&mut build)?),
-                    Part::Ffn(spec) => BuiltPart::Ffn(spec.build(&mut build)?),
-                },
-                post: norm(&block.post)?,
-                scale: block.scale,
-            });
-        }
-        layers.push(blocks);
+        layers.push(blocks(&root, layer)?);
     }
+    let after = plan.after.as_ref().map_or(Ok(Vec::new()), |l| blocks(&root, l))?;
     progress(plan.layers.len(), plan.layers.len());
     let head = match &plan.head.name {
         Some(name) => Some(root.linear(name, plan.vocab, plan.width)?),
         None => None,
     };
     let final_norm = root.norm(&plan.final_norm, plan.width)?;
-    Model::new(ModelParts { plan, backend: Arc::clone(backend), embed, layers, final_norm, head })
+    Model::new(ModelParts { plan, backend: Arc::clone(backend), embed, before, layers, after, final_norm, head })
+}
+
+/// The blocks of one layer with their weights.
+fn blocks(root: &Build<'_>, layer: &Layer) -> Result<Vec<BuiltBlock>> {
+    let at_layer = root.at(layer.prefix.clone());
+    let norm = |spec: &Option<NormSpec>| spec.as_ref().map(|s| at_layer.norm(s, root.plan.width)).transpose();
+    let mut blocks = Vec::with_capacity(layer.blocks.len());
+    for block in &layer.blocks {
+        let scope = [layer.prefix.as_str(), block.scope.as_str()];
+        let scope = scope.iter().filter(|s| !s.is_empty()).copied().collect::<Vec<_>>();
+        let mut build = root.at(scope.join("."));
+        blocks.push(BuiltBlock {
+            pre: norm(&block.pre)?,
+            part: match &block.part {
+                Part::Mixer(spec) => BuiltPart::Mixer(spec.build(&mut build)?),
+                Part::Ffn(spec) => BuiltPart::Ffn(spec.build(&mut build)?),
+                Part::Rewrite(spec) => BuiltPart::Rewrite(spec.build(&mut build)?),
+            },
+            post: norm(&block.post)?,
+            scale: block.scale,
+        });
+    }
+    Ok(blocks)
 }

@@ -12,12 +12,14 @@ use crate::ffn::Ffn;
 use crate::linear::Linear;
 use crate::mixer::{Carry, Mixer, Out, Rows, Step, Stream};
 use crate::plan::Plan;
+use crate::rewrite::Rewrite;
 use crate::state::{LayerState, State, StateSpec};
 
 /// A part with its weights.
 pub(crate) enum BuiltPart {
     Mixer(Box<dyn Mixer>),
     Ffn(Box<dyn Ffn>),
+    Rewrite(Box<dyn Rewrite>),
 }
 
 /// A block with its weights.
@@ -33,7 +35,9 @@ pub(crate) struct ModelParts {
     pub(crate) plan: Plan,
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) embed: Weight,
+    pub(crate) before: Vec<BuiltBlock>,
     pub(crate) layers: Vec<Vec<BuiltBlock>>,
+    pub(crate) after: Vec<BuiltBlock>,
     pub(crate) final_norm: Norm,
     pub(crate) head: Option<Linear>,
 }
@@ -137,51 +141,65 @@ impl Model {
 
     /// The residual stream after the last layer.
     fn stream(&self, step: &Step<'_>, sequences: &mut [Sequence<'_>]) -> Result<Tensor> {
-        let ModelParts { plan, embed, layers, .. } = &self.parts;
+        let ModelParts { plan, embed, before, layers, after, .. } = &self.parts;
         let mut x = step.backend.embed(embed, step.ids, plan.embed_scale)?;
         step.backend.note("hidden.0", &x)?;
         let mut mixers = 0;
+        for block in before {
+            x = self.block(step, block, x, (&mut mixers, &mut *sequences))?;
+        }
         for (i, blocks) in layers.iter().enumerate() {
             for block in blocks {
-                // With nothing between the part and the sum, its closing product adds to the stream at once.
-                let direct = block.post.is_none() && block.scale == 1.0;
-                let kept = (!direct).then(|| x.clone());
-                let out = if kept.is_some() { Out::Plain } else { Out::Add };
-                let stream = Stream { x, pre: block.pre.as_ref(), out };
-                let y = match &block.part {
-                    BuiltPart::Ffn(ffn) => ffn.forward(step, stream)?,
-                    BuiltPart::Mixer(mixer) => {
-                        let owner = self.owners[mixers];
-                        let mut states: Vec<&mut LayerState> =
-                            sequences.iter_mut().filter_map(|s| s.state.layers_mut().get_mut(owner)).collect();
-                        mixers += 1;
-                        mixer.forward(step, stream, &mut states)?
-                    }
-                };
-                x = match kept {
-                    Some(kept) => {
-                        let mut y = match &block.post {
-                            Some(post) => step.backend.norm(&y, post)?,
-                            None => y,
-                        };
-                        if block.scale != 1.0 {
-                            y = step.backend.map(y, Map::Scale(block.scale))?;
-                        }
-                        step.backend.add(kept, &y)?
-                    }
-                    None => y,
-                };
+                x = self.block(step, block, x, (&mut mixers, &mut *sequences))?;
             }
             if i + 1 < layers.len() {
                 step.backend.note(&format!("hidden.{}", i + 1), &x)?;
             }
         }
+        for block in after {
+            x = self.block(step, block, x, (&mut mixers, &mut *sequences))?;
+        }
         Ok(x)
+    }
+
+    /// One block; `mixers` counts those that came before.
+    fn block(
+        &self,
+        step: &Step<'_>,
+        block: &BuiltBlock,
+        x: Tensor,
+        (mixers, sequences): (&mut usize, &mut [Sequence<'_>]),
+    ) -> Result<Tensor> {
+        // With nothing between the part and the sum, its closing product adds to the stream at once.
+        let rewrites = matches!(block.part, BuiltPart::Rewrite(_));
+        let direct = rewrites || block.post.is_none() && block.scale == 1.0;
+        let kept = (!direct).then(|| x.clone());
+        let out = if kept.is_some() { Out::Plain } else { Out::Add };
+        let stream = Stream { x, pre: block.pre.as_ref(), out };
+        let mut y = match &block.part {
+            BuiltPart::Ffn(ffn) => ffn.forward(step, stream)?,
+            BuiltPart::Rewrite(rewrite) => rewrite.forward(step, stream.x, stream.pre)?,
+            BuiltPart::Mixer(mixer) => {
+                let owner = self.owners[*mixers];
+                let mut states: Vec<&mut LayerState> =
+                    sequences.iter_mut().filter_map(|s| s.state.layers_mut().get_mut(owner)).collect();
+                *mixers += 1;
+                mixer.forward(step, stream, &mut states)?
+            }
+        };
+        let Some(kept) = kept else { return Ok(y) };
+        if let Some(post) = &block.post {
+            y = step.backend.norm(&y, post)?;
+        }
+        if block.scale != 1.0 {
+            y = step.backend.map(y, Map::Scale(block.scale))?;
+        }
+        Ok(step.backend.add(kept, &y)?)
     }
 
     /// Final norm and head over the rows that are wanted.
     fn logits(&self, x: Tensor, rows: &[Rows], wants: &[Want]) -> Result<Vec<Option<Tensor>>> {
-        let ModelParts { plan, backend, embed, final_norm, head, layers } = &self.parts;
+        let ModelParts { plan, backend, embed, final_norm, head, layers, .. } = &self.parts;
         let picked: Vec<Vec<usize>> = rows
             .iter()
             .zip(wants)

@@ -12,6 +12,7 @@ pub mod mixer;
 pub mod names;
 pub mod plan;
 pub mod registry;
+pub mod rewrite;
 pub mod rope;
 pub mod state;
 

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::ffn::Ffn;
 use crate::mixer::Mixer;
 use crate::names::Names;
+use crate::rewrite::RewriteSpec;
 use crate::state::{KvNeed, StateSpec};
 
 /// A normalisation by the name of its weight.
@@ -76,6 +77,8 @@ pub enum Part {
     Mixer(Box<dyn MixerSpec>),
     /// Works on each token alone.
     Ffn(Box<dyn FfnSpec>),
+    /// Takes the place of the stream; nothing is added, so the block's `post` and `scale` say nothing.
+    Rewrite(Box<dyn RewriteSpec>),
 }
 
 /// x ← x + scale · post(part(pre(x))).
@@ -135,8 +138,12 @@ pub struct Plan {
     pub embed: String,
     /// Multiplies the embedding.
     pub embed_scale: f32,
+    /// Rewrites between the embedding and the layers.
+    pub before: Option<Layer>,
     /// The layers.
     pub layers: Vec<Layer>,
+    /// Rewrites between the layers and the final norm.
+    pub after: Option<Layer>,
     /// Before the head.
     pub final_norm: NormSpec,
     /// The head.
@@ -168,7 +175,7 @@ impl Plan {
     pub fn mixers(&self) -> impl Iterator<Item = &dyn MixerSpec> {
         self.layers.iter().flat_map(|l| &l.blocks).filter_map(|b| match &b.part {
             Part::Mixer(m) => Some(m.as_ref()),
-            Part::Ffn(_) => None,
+            Part::Ffn(_) | Part::Rewrite(_) => None,
         })
     }
 }

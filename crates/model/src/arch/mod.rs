@@ -3,6 +3,7 @@
 
 pub mod gemma2;
 pub mod gemma3_text;
+pub mod gemma4_text;
 pub mod gguf;
 pub mod granite;
 pub mod lfm2;
@@ -20,6 +21,7 @@ pub mod recurrent_gemma;
 pub mod smollm3;
 
 use reverie_files::{ModelConfig, TensorStore};
+use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::mixer::full_attention;
@@ -45,6 +47,7 @@ pub struct ArchEntry {
 pub static ARCHS: &[ArchEntry] = &[
     gemma2::ENTRY,
     gemma3_text::ENTRY,
+    gemma4_text::ENTRY,
     granite::ENTRY,
     lfm2::ENTRY,
     llama::ENTRY,
@@ -79,6 +82,32 @@ impl<'a> Source<'a> {
     pub fn hugging_face(config: &ModelConfig, weights: &'a dyn TensorStore) -> Result<Source<'a>> {
         let text = config.section("text_config")?.unwrap_or_else(|| config.clone());
         Ok(Source { config: text, weights, gguf: None })
+    }
+
+    /// The same checkpoint where fields that the config leaves out have these values.
+    pub fn with_defaults(&self, defaults: &[(&str, Value)]) -> Source<'a> {
+        let missing = defaults.iter().filter(|(field, _)| !self.config.has(field));
+        self.with_fields(missing.map(|(field, value)| ((*field).to_owned(), value.clone())))
+    }
+
+    /// The same checkpoint with these fields in place of the config's.
+    pub fn with_fields(&self, fields: impl IntoIterator<Item = (String, Value)>) -> Source<'a> {
+        let mut all = self.config.fields().clone();
+        all.extend(fields);
+        Source { config: ModelConfig::new(self.config.path(), all), weights: self.weights, gguf: self.gguf }
+    }
+
+    /// The layer whose keys and values layer `layer` reads, where the last `num_kv_shared_layers` have none of their own: the last
+    /// one of its kind before those.
+    pub fn shared_kv(&self, kinds: &[String], layer: usize) -> Result<Option<usize>> {
+        let shared = self.config.optional_usize("num_kv_shared_layers")?.unwrap_or(0);
+        let first = kinds.len().saturating_sub(shared);
+        if layer < first {
+            return Ok(None);
+        }
+        let owner = kinds[..first].iter().rposition(|kind| *kind == kinds[layer]);
+        let expected = || format!("so few that an earlier layer is '{}' as layer {layer} is", kinds[layer]);
+        owner.map(Some).ok_or_else(|| Error::config("num_kv_shared_layers", shared, expected()))
     }
 
     /// The meaning of a stored norm weight: the GGUF converter has already added the one.
@@ -170,7 +199,9 @@ impl<'a> Source<'a> {
             },
             embed: "model.embed_tokens".into(),
             embed_scale: 1.0,
+            before: None,
             layers: (0..n_layers).map(layer).collect::<Result<_>>()?,
+            after: None,
             final_norm: NormSpec::rms("model.norm", self.eps()?, self.norm_weight(norm)),
             head: HeadSpec { name: (!tied).then(|| "lm_head".into()), scale: 1.0, softcap: None },
             names,

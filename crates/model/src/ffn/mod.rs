@@ -2,6 +2,7 @@
 
 pub mod geglu;
 pub mod glu;
+pub mod per_layer;
 pub mod swiglu;
 
 use reverie_files::ModelConfig;
@@ -22,7 +23,7 @@ pub struct FfnEntry {
 }
 
 /// All feed-forwards, by name.
-pub static FFNS: &[FfnEntry] = &[geglu::ENTRY, swiglu::ENTRY];
+pub static FFNS: &[FfnEntry] = &[geglu::ENTRY, per_layer::ENTRY, swiglu::ENTRY];
 
 /// A feed-forward with its weights.
 pub trait Ffn: Send + Sync {

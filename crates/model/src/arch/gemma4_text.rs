@@ -1,0 +1,110 @@
+//! Gemma 4, text, in all its forms: sliding layers and full ones with wider heads (whose keys may be their values), norms on queries,
+//! keys and values, and, by the config, per-layer embeddings, late layers that read earlier keys and values, and double-wide
+//! feed-forwards.
+
+use serde_json::{Value, json};
+
+use super::{ArchEntry, Source};
+use crate::error::{Error, Result};
+use crate::ffn::{geglu, glu, per_layer};
+use crate::mixer::full_attention;
+use crate::plan::{Block, FfnSpec, Layer, NormSpec, NormWeight, Part, Plan};
+use crate::rewrite::{layer_scalar, per_layer_inputs};
+use crate::rope;
+
+/// The row.
+pub const ENTRY: ArchEntry = ArchEntry {
+    name: "gemma4_text",
+    aliases: &["gemma4", "gemma4_unified", "gemma4_unified_text"],
+    about: "Gemma 4, text: dense and E2B/E4B forms, per-layer embeddings, shared keys and values",
+    plan,
+    gguf: None,
+};
+
+fn plan(source: &Source<'_>) -> Result<Plan> {
+    let rope = json!({
+        "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    });
+    let source = &source.with_defaults(&[("global_head_dim", json!(512)), ("rope_parameters", rope)]);
+    let config = &source.config;
+    if config.get("use_bidirectional_attention").is_some_and(|v| v == "all") {
+        return Err(Error::config(
+            "use_bidirectional_attention",
+            "all",
+            "vision or null: this engine runs causal models",
+        ));
+    }
+    let n_layers = config.usize("num_hidden_layers")?;
+    let default = |i: usize| match i + 1 == n_layers || (i + 1).is_multiple_of(6) {
+        true => "full_attention",
+        false => "sliding_attention",
+    };
+    let input_width = config.optional_usize("hidden_size_per_layer_input")?.filter(|w| *w > 0);
+    let norm = |name: &str| -> Result<NormSpec> { Ok(NormSpec::rms(name, source.eps()?, NormWeight::Plain)) };
+    let block = |scope: &str, part: Part, (pre, post): (Option<&str>, &str)| -> Result<Block> {
+        let pre = pre.map(norm).transpose()?;
+        Ok(Block { post: Some(norm(post)?), ..Block::new(scope, pre, part) })
+    };
+    let mut plan = source.decoder(ENTRY.name, NormWeight::Plain, |i| {
+        let kinds = (0..n_layers).map(|i| source.layer_kind(i, default)).collect::<Result<Vec<_>>>()?;
+        let attention = attention(source, &kinds, i)?;
+        let mut mlp = glu::Spec::from_config(geglu::ENTRY.name, reverie_tensor::Act::GeluTanh, config)?;
+        if attention.reads.is_some() && config.flag("use_double_wide_mlp")? {
+            mlp.inner *= 2;
+        }
+        let mlp: Box<dyn FfnSpec> = Box::new(mlp);
+        let (around, about) = ("post_attention_layernorm", "post_feedforward_layernorm");
+        let mut blocks = vec![
+            block("self_attn", Part::Mixer(Box::new(attention)), (Some("input_layernorm"), around))?,
+            block("mlp", Part::Ffn(mlp), (Some("pre_feedforward_layernorm"), about))?,
+        ];
+        if input_width.is_some() {
+            let own = (per_layer::ENTRY.spec)(config, i)?;
+            blocks.push(block("", Part::Ffn(own), (None, "post_per_layer_input_norm"))?);
+        }
+        blocks.push(Block::new("", None, Part::Rewrite(Box::new(layer_scalar::Spec))));
+        Ok(blocks)
+    })?;
+    if let Some(width) = input_width {
+        plan.before = Some(per_layer_inputs(source, width)?);
+    }
+    plan.embed_scale = (plan.width as f32).sqrt();
+    plan.head.softcap = config.optional_f64("final_logit_softcapping")?.map(|c| c as f32);
+    Ok(plan)
+}
+
+/// The rewrite that makes every layer's input.
+pub(super) fn per_layer_inputs(source: &Source<'_>, width: usize) -> Result<Layer> {
+    let spec = per_layer_inputs::Spec {
+        vocab: source.config.usize("vocab_size_per_layer_input")?,
+        layers: source.config.usize("num_hidden_layers")?,
+        width,
+        norm: NormSpec::rms("per_layer_projection_norm", source.eps()?, NormWeight::Plain),
+    };
+    Ok(Layer { prefix: "model".into(), blocks: vec![Block::new("", None, Part::Rewrite(Box::new(spec)))] })
+}
+
+fn attention(source: &Source<'_>, kinds: &[String], i: usize) -> Result<full_attention::Spec> {
+    let (config, sliding) = (&source.config, kinds[i] == "sliding_attention");
+    let keys_as_values = !sliding && config.flag("attention_k_eq_v")?;
+    let mut own: Vec<(String, Value)> = Vec::new();
+    let wider = |field: &str, wide: &str| config.get(wide).filter(|_| !sliding).map(|v| (field.to_owned(), v.clone()));
+    own.extend(wider("head_dim", "global_head_dim"));
+    own.extend(wider("num_key_value_heads", "num_global_key_value_heads").filter(|_| keys_as_values));
+    // The newest spelling has a section of exceptions for each layer.
+    if let Some(layers) = config.section("per_layer_config")?
+        && let Some(layer) = layers.section(&i.to_string())?
+    {
+        own.extend(layer.fields().clone());
+    }
+    let mut spec = source.with_fields(own).attention(i)?;
+    spec.scale = 1.0;
+    spec.rope = Some(rope::for_layer_kind(config, &kinds[i], spec.head_dim)?);
+    spec.window = if sliding { Some(config.usize("sliding_window")?) } else { None };
+    spec.qk_norm = Some((source.eps()?, NormWeight::Plain));
+    spec.v_norm = Some(source.eps()?);
+    spec.keys_as_values = keys_as_values;
+    spec.reads = source.shared_kv(kinds, i)?;
+    Ok(spec)
+}
