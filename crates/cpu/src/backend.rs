@@ -2,9 +2,9 @@
 
 use reverie_tensor::backend::Map;
 use reverie_tensor::{
-    Act, AttendSpec, Backend, Class, ConvSpec, DType, Error, Form, Formula, Input, KvSegment, KvSpec, KvTarget, Memory,
-    Norm, Numerics, Operand, Recurrence, RecurrenceSpec, Result, RgLruSpec, Rope, ScanInput, ScanSpec, StateSegment,
-    Tensor, Weight, WeightSource,
+    Act, AttendSpec, Backend, Class, ConvSpec, DType, Error, Form, Formula, Group, Input, KvSegment, KvSpec, KvTarget,
+    Memory, Norm, Numerics, Operand, Recurrence, RecurrenceSpec, Result, RgLruSpec, Rope, RouteSpec, Routes, ScanInput,
+    ScanSpec, StateSegment, Tensor, Term, Weight, WeightSource,
 };
 
 use crate::isa::Isa;
@@ -151,6 +151,9 @@ impl Backend for Cpu {
     fn linear_workspace(&self, rows: usize, weights: &[&Weight]) -> usize {
         ops::linear::workspace(self, rows, weights)
     }
+    fn linear_groups_workspace(&self, rows: (usize, usize), weights: &[&Weight]) -> usize {
+        ops::linear::groups_workspace(self, rows, weights)
+    }
     fn attend_workspace(&self, rows: usize, keys: usize, spec: &AttendSpec) -> usize {
         ops::attend::workspace(self, rows, keys, spec)
     }
@@ -163,6 +166,15 @@ impl Backend for Cpu {
     }
     fn linear_add(&self, input: Input<'_>, weight: &Weight, residual: Tensor) -> Result<Tensor> {
         ops::linear::run_add(self, input, weight, residual)
+    }
+    fn route(&self, logits: &Tensor, spec: &RouteSpec) -> Result<Routes> {
+        ops::experts::route(self, logits, spec)
+    }
+    fn linear_groups(&self, input: Input<'_>, groups: &[Group<'_>]) -> Result<Vec<Tensor>> {
+        ops::linear::run_groups(self, input, groups)
+    }
+    fn add_weighted(&self, base: Tensor, x: &Tensor, terms: &[Term]) -> Result<Tensor> {
+        ops::experts::add_weighted(self, base, x, terms)
     }
     fn norm(&self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
         ops::norm::run(self, x, norm)

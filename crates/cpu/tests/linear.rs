@@ -5,7 +5,7 @@ mod synthetic;
 
 use reverie_cpu::{Cpu, CpuSpec, Isa};
 use reverie_tensor::{
-    Act, Backend, Class, DType, Form, Grouped, Input, Levels, Norm, NormKind, Numerics, Scales, Tensor, Weight,
+    Act, Backend, Class, DType, Form, Group, Grouped, Input, Levels, Norm, NormKind, Numerics, Scales, Tensor, Weight,
     reference,
 };
 use synthetic::{Random, Synthetic, all_forms};
@@ -315,4 +315,63 @@ fn inputs_that_do_not_fit_are_refused() {
     assert!(cpu.linear(Input::Plain(&x), &[]).unwrap().is_empty());
     let none = cpu.linear(Input::Plain(&tensor(&cpu, &[], &[0, 320])), &[&a]).unwrap();
     assert_eq!(none[0].dims(), [0, 50]);
+}
+
+#[test]
+fn groups_of_rows_give_the_bits_of_their_rows_alone() {
+    let mut random = Random::new(23);
+    for form in all_forms().into_iter().step_by(7) {
+        let k = 256;
+        let shapes = [(40, k), (16 * 9 + 3, k)];
+        let sources: Vec<Vec<Synthetic>> = (0..5)
+            .map(|_| shapes.iter().map(|(n, k)| Synthetic::new(*n, *k, form.clone(), &mut random)).collect())
+            .collect();
+        for t in [1, 2, 3, 70, 300] {
+            let (gate, up) = (random.activations(t * k), random.activations(t * k));
+            let groups: Vec<Vec<u32>> = (0..5)
+                .map(|g| (0..t as u32).filter(|_| g != 3 && random.below(3) > 0).collect::<Vec<u32>>())
+                .map(|mut rows| {
+                    rows.reverse();
+                    rows
+                })
+                .collect();
+            for numerics in [Numerics::Int8, Numerics::Exact] {
+                for (isa, threads) in Isa::available().into_iter().flat_map(|isa| [(isa, 1), (isa, 3)]) {
+                    let cpu = cpu(isa, threads, numerics);
+                    let (g, u) = (tensor(&cpu, &gate, &[t, k]), tensor(&cpu, &up, &[t, k]));
+                    let weights: Vec<Vec<Weight>> =
+                        sources.iter().map(|s| s.iter().map(|s| cpu.pack(s, None).unwrap()).collect()).collect();
+                    let calls: Vec<Group<'_>> = weights
+                        .iter()
+                        .zip(&groups)
+                        .map(|(w, rows)| Group { weights: w.iter().collect(), rows: rows.clone() })
+                        .collect();
+                    for input in [Input::Plain(&g), Input::Glu(&g, &u, Act::Silu), Input::Activated(&g, Act::Relu)] {
+                        cpu.memory().trim();
+                        let before = cpu.memory().usage().of(Class::Scratch);
+                        cpu.memory().reset_peak();
+                        let got = cpu.linear_groups(input, &calls).unwrap();
+                        let picked = groups.iter().map(Vec::len).sum();
+                        let results: usize = shapes.iter().map(|(n, _)| n * picked * 4).sum();
+                        let room = cpu.linear_groups_workspace((t, picked), &calls[0].weights);
+                        let peak = cpu.memory().usage().peak - cpu.memory().usage().of(Class::Weights);
+                        let most = before + (room + results) as u64;
+                        assert!((most..most + most / 16 + 1024).contains(&peak), "T={t}: {peak}, not {most}");
+                        for (place, got) in got.iter().enumerate() {
+                            let whole: Vec<f32> = calls
+                                .iter()
+                                .flat_map(|c| {
+                                    let all = cpu.linear(input, &[c.weights[place]]).unwrap().remove(0);
+                                    let rows: Vec<usize> = c.rows.iter().map(|r| *r as usize).collect();
+                                    cpu.read(&cpu.rows(&all, &rows).unwrap()).unwrap()
+                                })
+                                .collect();
+                            assert_eq!(got.dims(), [picked, shapes[place].0]);
+                            assert_eq!(bits(&cpu.read(got).unwrap()), bits(&whole), "{form:?} T={t} {}", isa.name());
+                        }
+                    }
+                }
+            }
+        }
+    }
 }

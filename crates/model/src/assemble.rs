@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use reverie_files::TensorStore;
-use reverie_tensor::quant::Rows;
-use reverie_tensor::{Backend, Class, DType, Norm, NormKind, Tensor, WeightSource};
+use reverie_tensor::quant::{Plain, Rows};
+use reverie_tensor::{Backend, Class, DType, Norm, NormKind, Tensor, Weight, WeightSource};
 
 use crate::error::{Error, Result};
 use crate::forward::{BuiltBlock, BuiltPart, Model, ModelParts};
@@ -37,6 +37,12 @@ impl<'a> Build<'a> {
         self.weights.contains(&self.name(leaf))
     }
 
+    /// The same checkpoint, one scope further down.
+    pub fn below(&self, scope: &str) -> Build<'a> {
+        let joined = [self.scope.as_str(), scope].iter().filter(|s| !s.is_empty()).copied().collect::<Vec<_>>();
+        self.at(joined.join("."))
+    }
+
     /// The projection `leaf`, `[n, k]`, with its bias if the checkpoint has one.
     pub fn linear(&self, leaf: &str, n: usize, k: usize) -> Result<Linear> {
         let source = self.matrix(leaf, n, k)?;
@@ -60,7 +66,29 @@ impl<'a> Build<'a> {
 
     /// The matrix `leaf` as the file has it.
     pub fn matrix(&self, leaf: &str, n: usize, k: usize) -> Result<Box<dyn WeightSource + 'a>> {
-        Ok(self.weights.matrix(&self.name(&format!("{leaf}.weight")), (n, k))?)
+        self.stored(&format!("{leaf}.weight"), n, k)
+    }
+
+    /// The matrix of this whole name in this scope as the file has it; leading extents count as rows.
+    pub fn stored(&self, name: &str, n: usize, k: usize) -> Result<Box<dyn WeightSource + 'a>> {
+        Ok(self.weights.matrix(&self.name(name), (n, k))?)
+    }
+
+    /// Extents of the tensor of this whole name in this scope.
+    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.weights.shape(&self.name(name))
+    }
+
+    /// The projection `leaf` `[n, k]` kept as f32, whatever its format.
+    pub fn linear_f32(&self, leaf: &str, n: usize, k: usize) -> Result<Linear> {
+        let source = Plain(self.matrix(leaf, n, k)?);
+        let bias = self.bias(leaf, n)?;
+        Ok(Linear::new(self.backend.pack(&source, bias.as_deref())?))
+    }
+
+    /// A matrix on the backend.
+    pub fn pack(&self, source: &dyn WeightSource, bias: Option<&[f32]>) -> Result<Weight> {
+        Ok(self.backend.pack(source, bias)?)
     }
 
     fn bias(&self, leaf: &str, n: usize) -> Result<Option<Vec<f32>>> {
@@ -121,10 +149,16 @@ impl<'a> Build<'a> {
 
     /// A norm over `dim`.
     pub fn norm(&self, spec: &NormSpec, dim: usize) -> Result<Norm> {
+        self.norm_times(spec, dim, 1.0)
+    }
+
+    /// A norm over `dim` whose stored factors are multiplied by `factor`.
+    pub fn norm_times(&self, spec: &NormSpec, dim: usize, factor: f32) -> Result<Norm> {
         let mut values = self.values(&format!("{}.weight", spec.name), dim)?;
         if spec.weight == NormWeight::MinusOne {
             values.iter_mut().for_each(|v| *v += 1.0);
         }
+        values.iter_mut().for_each(|v| *v *= factor);
         let bias = match spec.kind {
             NormKind::Rms => None,
             NormKind::Layer => self.opt_vector(&format!("{}.bias", spec.name), dim)?,
@@ -168,9 +202,7 @@ fn blocks(root: &Build<'_>, layer: &Layer) -> Result<Vec<BuiltBlock>> {
     let norm = |spec: &Option<NormSpec>| spec.as_ref().map(|s| at_layer.norm(s, root.plan.width)).transpose();
     let mut blocks = Vec::with_capacity(layer.blocks.len());
     for block in &layer.blocks {
-        let scope = [layer.prefix.as_str(), block.scope.as_str()];
-        let scope = scope.iter().filter(|s| !s.is_empty()).copied().collect::<Vec<_>>();
-        let mut build = root.at(scope.join("."));
+        let mut build = at_layer.below(&block.scope);
         blocks.push(BuiltBlock {
             pre: norm(&block.pre)?,
             part: match &block.part {

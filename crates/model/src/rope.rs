@@ -64,7 +64,11 @@ fn from_parameters(config: &ModelConfig, p: &ModelConfig, head_dim: usize) -> Re
     };
     let partial = match p.optional_f64("partial_rotary_factor")? {
         Some(f) => f,
-        None => config.optional_f64("partial_rotary_factor")?.unwrap_or(1.0),
+        None => match (config.optional_f64("partial_rotary_factor")?, config.optional_usize("rotary_dim")?) {
+            (Some(factor), _) => factor,
+            (None, Some(rotated)) => rotated as f64 / head_dim as f64,
+            (None, None) => 1.0,
+        },
     };
     let base = positive_base(base)?;
     if !(partial > 0.0 && partial <= 1.0) {

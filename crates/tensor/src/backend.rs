@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::buffer::{Class, Memory};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::experts::{Group, RouteSpec, Routes, Term};
 use crate::form::{Form, WeightSource};
 use crate::formula::Formula;
 use crate::recurrence::{Recurrence, RecurrenceSpec};
@@ -36,7 +37,7 @@ pub enum Numerics {
 }
 
 /// An elementwise activation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Act {
     /// x · σ(x).
     Silu,
@@ -48,6 +49,15 @@ pub enum Act {
     Relu,
     /// x: a plain product where it stands in a gate.
     Identity,
+    /// max(x, 0)².
+    Relu2,
+    /// x · σ(alpha · x) with x cut off above at `limit`. As a gate it lets through u + 1, u cut off to ±`limit` (gpt-oss).
+    Clamped {
+        /// Inside σ.
+        alpha: f32,
+        /// Where values are cut off.
+        limit: f32,
+    },
 }
 
 /// Which normalisation.
@@ -81,6 +91,8 @@ pub enum Input<'a> {
     Normed(&'a Tensor, &'a Norm),
     /// act(gate) ⊙ up, both `[T, K]`.
     Glu(&'a Tensor, &'a Tensor, Act),
+    /// act(x), x `[T, K]`.
+    Activated(&'a Tensor, Act),
     /// x ⊙ σ(gate), both `[T, K]`.
     SigmoidGated(&'a Tensor, &'a Tensor),
 }
@@ -89,7 +101,11 @@ impl<'a> Input<'a> {
     /// The tensor that sets the shape.
     pub fn lead(&self) -> &'a Tensor {
         match self {
-            Input::Plain(x) | Input::Normed(x, _) | Input::Glu(x, _, _) | Input::SigmoidGated(x, _) => x,
+            Input::Plain(x)
+            | Input::Normed(x, _)
+            | Input::Glu(x, _, _)
+            | Input::Activated(x, _)
+            | Input::SigmoidGated(x, _) => x,
         }
     }
 }
@@ -345,6 +361,12 @@ pub trait Backend: Send + Sync {
         0
     }
 
+    /// Bytes of workspace that one `linear_groups` takes for `picked` rows in all, picked from `rows`, whatever the groups.
+    fn linear_groups_workspace(&self, (rows, picked): (usize, usize), weights: &[&Weight]) -> usize {
+        let _ = (rows, picked, weights);
+        0
+    }
+
     /// Bytes of workspace that one `attend` takes beside its result.
     fn attend_workspace(&self, rows: usize, keys: usize, spec: &AttendSpec) -> usize {
         let _ = (rows, keys, spec);
@@ -367,6 +389,23 @@ pub trait Backend: Send + Sync {
     fn linear_add(&self, input: Input<'_>, weight: &Weight, residual: Tensor) -> Result<Tensor> {
         let y = self.linear(input, &[weight])?.pop().ok_or_else(|| Error::shape("linear_add", 0, 1))?;
         self.add(residual, &y)
+    }
+
+    /// The experts of every row of the router's logits `[T, E]`.
+    fn route(&self, logits: &Tensor, spec: &RouteSpec) -> Result<Routes> {
+        reference::experts::route(self, logits, spec)
+    }
+
+    /// For every group, its rows of the input times its weights: one `[R, N]` for each place in the groups' weights, R being the
+    /// rows of all groups, group after group. A row's numbers are those that `linear` gives.
+    fn linear_groups(&self, input: Input<'_>, groups: &[Group<'_>]) -> Result<Vec<Tensor>> {
+        reference::experts::linear_groups(self, input, groups)
+    }
+
+    /// `base` `[T, D]` with the terms' rows of x `[R, D]` added: every row of the sum is one chain, in the order of the terms, which
+    /// ascend by `to`. The base's storage is used if it is unshared.
+    fn add_weighted(&self, base: Tensor, x: &Tensor, terms: &[Term]) -> Result<Tensor> {
+        reference::experts::add_weighted(self, &base, x, terms)
     }
 
     /// Normalises the last extent of `x`, any rank.

@@ -10,6 +10,7 @@ use crate::backend::{
 use crate::buffer::{Class, Memory};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::experts::{Group, RouteSpec, Routes, Term};
 use crate::form::{Form, WeightSource};
 use crate::formula::Formula;
 use crate::recurrence::{Recurrence, RecurrenceSpec};
@@ -88,6 +89,9 @@ impl Backend for Dry {
     fn linear_workspace(&self, rows: usize, weights: &[&Weight]) -> usize {
         self.of.linear_workspace(rows, weights)
     }
+    fn linear_groups_workspace(&self, rows: (usize, usize), weights: &[&Weight]) -> usize {
+        self.of.linear_groups_workspace(rows, weights)
+    }
     fn attend_workspace(&self, rows: usize, keys: usize, spec: &AttendSpec) -> usize {
         self.of.attend_workspace(rows, keys, spec)
     }
@@ -107,6 +111,22 @@ impl Backend for Dry {
         let out = self.reuse(residual)?;
         drop(self.memory.take(self.of.linear_workspace(t, &[weight]), Class::Scratch)?);
         Ok(out)
+    }
+    /// The first experts for every row: what a product of groups takes does not depend on the choice.
+    fn route(&self, logits: &Tensor, spec: &RouteSpec) -> Result<Routes> {
+        let (t, k) = (logits.shape().elements() / spec.n_experts.max(1), spec.n_active);
+        Ok(Routes { n_active: k, experts: (0..t * k).map(|i| (i % k) as u32).collect(), weights: vec![0.0; t * k] })
+    }
+    fn linear_groups(&self, input: Input<'_>, groups: &[Group<'_>]) -> Result<Vec<Tensor>> {
+        let Some(first) = groups.first() else { return Ok(Vec::new()) };
+        let rows = input.lead().shape().elements() / first.weights.first().map_or(1, |w| w.k);
+        let picked = groups.iter().map(|g| g.rows.len()).sum();
+        let out = first.weights.iter().map(|w| self.scratch(&[picked, w.n])).collect::<Result<Vec<_>>>()?;
+        drop(self.memory.take(self.of.linear_groups_workspace((rows, picked), &first.weights), Class::Scratch)?);
+        Ok(out)
+    }
+    fn add_weighted(&self, base: Tensor, _x: &Tensor, _terms: &[Term]) -> Result<Tensor> {
+        self.reuse(base)
     }
     fn norm(&self, x: &Tensor, _norm: &Norm) -> Result<Tensor> {
         self.like(x)

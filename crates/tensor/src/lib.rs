@@ -6,6 +6,7 @@ pub mod buffer;
 pub mod dry;
 pub mod dtype;
 pub mod error;
+pub mod experts;
 pub mod form;
 pub mod formula;
 pub mod probe;
@@ -21,6 +22,7 @@ pub use backend::{
 pub use buffer::{Class, Memory, Usage};
 pub use dtype::DType;
 pub use error::{Error, Result};
+pub use experts::{Group, GroupRank, RouteGroups, RouteSpec, Routes, Score, Term};
 pub use form::{Form, Grouped, Levels, Scales, WeightSource};
 pub use formula::Formula;
 pub use recurrence::{Decay, HeadOrder, Heads, Read, Recurrence, RecurrenceSpec, Rule};

@@ -9,6 +9,7 @@ use crate::backend::{
 use crate::buffer::{Class, Memory};
 use crate::dtype::DType;
 use crate::error::Result;
+use crate::experts::{Group, RouteSpec, Routes, Term};
 use crate::form::{Form, WeightSource};
 use crate::formula::Formula;
 use crate::recurrence::{Recurrence, RecurrenceSpec};
@@ -70,10 +71,14 @@ impl Backend for Probe {
         fn pack(&self, source: &dyn WeightSource, bias: Option<&[f32]>) -> Result<Weight>;
         fn packed_bytes(&self, n: usize, k: usize, form: &Form) -> usize;
         fn linear_workspace(&self, rows: usize, weights: &[&Weight]) -> usize;
+        fn linear_groups_workspace(&self, rows: (usize, usize), weights: &[&Weight]) -> usize;
         fn attend_workspace(&self, rows: usize, keys: usize, spec: &AttendSpec) -> usize;
         fn embed(&self, table: &Weight, ids: &[u32], scale: f32) -> Result<Tensor>;
         fn linear(&self, input: Input<'_>, weights: &[&Weight]) -> Result<Vec<Tensor>>;
         fn linear_add(&self, input: Input<'_>, weight: &Weight, residual: Tensor) -> Result<Tensor>;
+        fn route(&self, logits: &Tensor, spec: &RouteSpec) -> Result<Routes>;
+        fn linear_groups(&self, input: Input<'_>, groups: &[Group<'_>]) -> Result<Vec<Tensor>>;
+        fn add_weighted(&self, base: Tensor, x: &Tensor, terms: &[Term]) -> Result<Tensor>;
         fn norm(&self, x: &Tensor, norm: &Norm) -> Result<Tensor>;
         fn gated_norm(&self, x: &Tensor, z: &Tensor, norm: &Norm) -> Result<Tensor>;
         fn rope(&self, x: Tensor, positions: &[u32], rope: &Rope) -> Result<Tensor>;

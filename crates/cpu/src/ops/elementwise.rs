@@ -41,7 +41,28 @@ impl Pairwise for Glu {
     #[inline(always)]
     unsafe fn of<S: Lanes>(self, a: S::F, b: S::F) -> S::F {
         // SAFETY: the set is the caller's.
-        unsafe { S::mul(math::activate::<S>(self.0, a), b) }
+        unsafe {
+            let b = match self.0 {
+                Act::Clamped { limit, .. } => {
+                    // NaN stays NaN: the second operand is what either gives for it.
+                    S::add(S::min(S::splat(limit), S::max(S::splat(-limit), b)), S::splat(1.0))
+                }
+                _ => b,
+            };
+            S::mul(math::activate::<S>(self.0, a), b)
+        }
+    }
+}
+
+/// act(a).
+#[derive(Clone, Copy)]
+struct Activation(Act);
+
+impl Pairwise for Activation {
+    #[inline(always)]
+    unsafe fn of<S: Lanes>(self, a: S::F, _: S::F) -> S::F {
+        // SAFETY: the set is the caller's.
+        unsafe { math::activate::<S>(self.0, a) }
     }
 }
 
@@ -91,6 +112,17 @@ pub(crate) unsafe fn glu_row<S: Lanes>(gate: &[f32], up: &[f32], act: Act, out: 
     assert!(gate.len() == out.len() && up.len() == out.len(), "rows of one length");
     // SAFETY: the lengths were checked; the set is the caller's.
     unsafe { zip::<S>(gate.as_ptr(), up.as_ptr(), out.as_mut_ptr(), out.len(), Glu(act)) }
+}
+
+/// `act(x)` of one row into `out`, which is as long.
+///
+/// # Safety
+/// As for `Lanes`.
+#[inline(always)]
+pub(crate) unsafe fn activate_row<S: Lanes>(x: &[f32], act: Act, out: &mut [f32]) {
+    assert_eq!(x.len(), out.len(), "rows of one length");
+    // SAFETY: the lengths were checked; the set is the caller's.
+    unsafe { zip::<S>(x.as_ptr(), x.as_ptr(), out.as_mut_ptr(), out.len(), Activation(act)) }
 }
 
 /// `x ⊙ σ(gate)` of one row into `out`; all three of one length.
@@ -303,7 +335,9 @@ mod tests {
         let cpus = cpus();
         for (seed, n) in [1, 5, 16, 33, 1000, 40_000].into_iter().enumerate() {
             let (g, u) = (odd(seed as u64, n), Seeded::new(99).values(n, 2.0));
-            for act in [Act::Silu, Act::GeluTanh, Act::Gelu, Act::Relu] {
+            for act in
+                [Act::Silu, Act::GeluTanh, Act::Gelu, Act::Relu, Act::Relu2, Act::Clamped { alpha: 1.702, limit: 1.5 }]
+            {
                 let run = |b: &dyn Backend| {
                     b.read(&b.glu(&tensor(b, &g, &[1, n]), &tensor(b, &u, &[1, n]), act).unwrap()).unwrap()
                 };

@@ -4,6 +4,7 @@ pub mod attend;
 pub mod conv;
 pub mod elementwise;
 pub mod embed;
+pub mod experts;
 mod host;
 pub mod kv;
 pub mod linear;

@@ -117,6 +117,15 @@ pub unsafe fn activate<S: Lanes>(act: Act, x: S::F) -> S::F {
             Act::Silu => S::mul(x, sigmoid::<S>(x)),
             Act::Relu => S::max(x, S::splat(0.0)),
             Act::Identity => x,
+            Act::Relu2 => {
+                let x = S::max(x, S::splat(0.0));
+                S::mul(x, x)
+            }
+            Act::Clamped { alpha, limit } => {
+                // NaN stays NaN: `min` gives its second operand where either is.
+                let x = S::min(S::splat(limit), x);
+                S::mul(x, sigmoid::<S>(S::mul(S::splat(alpha), x)))
+            }
             Act::Gelu => S::mul(x, normal_share::<S>(x)),
             Act::GeluTanh => {
                 // (1 + tanh u) / 2 = σ(2u), which keeps the digits of the small side.

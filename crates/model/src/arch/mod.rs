@@ -5,6 +5,7 @@ pub mod gemma2;
 pub mod gemma3_text;
 pub mod gemma4_text;
 pub mod gguf;
+pub mod glm4_moe;
 pub mod granite;
 pub mod lfm2;
 pub mod llama;
@@ -12,11 +13,14 @@ pub mod mamba;
 pub mod mamba2;
 pub mod ministral3;
 pub mod mistral;
+pub mod mixtral;
 pub mod olmo3;
 pub mod phi3;
 pub mod qwen2;
+pub mod qwen2_moe;
 pub mod qwen3;
 pub mod qwen3_5_text;
+pub mod qwen3_moe;
 pub mod recurrent_gemma;
 pub mod smollm3;
 
@@ -48,6 +52,7 @@ pub static ARCHS: &[ArchEntry] = &[
     gemma2::ENTRY,
     gemma3_text::ENTRY,
     gemma4_text::ENTRY,
+    glm4_moe::ENTRY,
     granite::ENTRY,
     lfm2::ENTRY,
     llama::ENTRY,
@@ -55,11 +60,14 @@ pub static ARCHS: &[ArchEntry] = &[
     mamba2::ENTRY,
     ministral3::ENTRY,
     mistral::ENTRY,
+    mixtral::ENTRY,
     olmo3::ENTRY,
     phi3::ENTRY,
     qwen2::ENTRY,
+    qwen2_moe::ENTRY,
     qwen3::ENTRY,
     qwen3_5_text::ENTRY,
+    qwen3_moe::ENTRY,
     recurrent_gemma::ENTRY,
     smollm3::ENTRY,
 ];

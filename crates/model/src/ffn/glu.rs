@@ -1,9 +1,10 @@
-//! The gated feed-forward that SwiGLU and GeGLU are rows of (arXiv 2002.05202): down(act(gate x) ⊙ up x).
+//! The feed-forwards of one token: gated, down(act(gate x) ⊙ up x) (arXiv 2002.05202), of which SwiGLU and GeGLU are rows, and
+//! plain, down(act(up x)). Knows no router.
 
 use std::ops::Range;
 
 use reverie_files::ModelConfig;
-use reverie_tensor::{Act, Input, Tensor};
+use reverie_tensor::{Act, Backend, Input, Tensor};
 
 use super::Ffn;
 use crate::Build;
@@ -12,25 +13,61 @@ use crate::linear::{Linear, project};
 use crate::mixer::{Step, Stream};
 use crate::plan::FfnSpec;
 
-/// One gated feed-forward: `gate_proj`, `up_proj` (or both stacked in `gate_up_proj`), `down_proj`.
+/// Which projections a feed-forward has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// `gate_proj`, `up_proj` and `down_proj`.
+    Gated,
+    /// No gate.
+    Plain,
+}
+
+/// One feed-forward. Gate and up may be stacked in `gate_up_proj`.
 #[derive(Clone, Debug)]
 pub struct Spec {
     /// The registry's row.
     pub kind: &'static str,
     /// Width inside.
     pub inner: usize,
-    /// On the gate.
+    /// On the gate, or on what a plain feed-forward has inside.
     pub act: Act,
+    /// Its projections.
+    pub shape: Shape,
 }
 
 impl Spec {
-    /// From `intermediate_size`.
+    /// With a gate, from `intermediate_size`.
     pub fn from_config(kind: &'static str, act: Act, config: &ModelConfig) -> Result<Spec> {
-        let inner = config.usize("intermediate_size")?;
-        if inner == 0 {
-            return Err(Error::config("intermediate_size", inner, "a positive width"));
-        }
-        Ok(Spec { kind, inner, act })
+        Spec::of_width(kind, act, config, "intermediate_size")
+    }
+
+    /// With a gate, from the width in `field`.
+    pub fn of_width(kind: &'static str, act: Act, config: &ModelConfig, field: &str) -> Result<Spec> {
+        Ok(Spec { kind, inner: width(config, field)?, act, shape: Shape::Gated })
+    }
+}
+
+/// A width inside a feed-forward.
+pub fn width(config: &ModelConfig, field: &str) -> Result<usize> {
+    match config.usize(field)? {
+        inner if inner > 0 && inner <= 1 << 24 => Ok(inner),
+        inner => Err(Error::config(field, inner, "a width from 1 to 16777216")),
+    }
+}
+
+impl Spec {
+    /// Takes its weights.
+    pub fn weights(&self, b: &Build<'_>) -> Result<Glu> {
+        let width = b.width();
+        let (gate, up) = match self.shape {
+            Shape::Gated if b.has("gate_up_proj.weight") => {
+                let half = |rows: Range<usize>| b.linear_rows("gate_up_proj", 2 * self.inner, width, rows.collect());
+                (Some(half(0..self.inner)?), half(self.inner..2 * self.inner)?)
+            }
+            Shape::Gated => (Some(b.linear("gate_proj", self.inner, width)?), b.linear("up_proj", self.inner, width)?),
+            Shape::Plain => (None, b.linear("up_proj", self.inner, width)?),
+        };
+        Ok(Glu { gate, up, down: b.linear("down_proj", width, self.inner)?, act: self.act })
     }
 }
 
@@ -40,27 +77,64 @@ impl FfnSpec for Spec {
     }
 
     fn build(&self, b: &mut Build<'_>) -> Result<Box<dyn Ffn>> {
-        let width = b.width();
-        let (gate, up) = if b.has("gate_up_proj.weight") {
-            let half = |rows: Range<usize>| b.linear_rows("gate_up_proj", 2 * self.inner, width, rows.collect());
-            (half(0..self.inner)?, half(self.inner..2 * self.inner)?)
-        } else {
-            (b.linear("gate_proj", self.inner, width)?, b.linear("up_proj", self.inner, width)?)
-        };
-        Ok(Box::new(Glu { gate, up, down: b.linear("down_proj", width, self.inner)?, act: self.act }))
+        Ok(Box::new(self.weights(b)?))
     }
 }
 
-struct Glu {
-    gate: Linear,
+/// One feed-forward with its weights.
+pub struct Glu {
+    gate: Option<Linear>,
     up: Linear,
     down: Linear,
     act: Act,
 }
 
+/// What stands before the closing projection.
+pub struct Inside {
+    gate: Option<Tensor>,
+    up: Tensor,
+    act: Act,
+}
+
+impl Inside {
+    /// From the gate's projection, if there is one, and the other.
+    pub fn new(gate: Option<Tensor>, up: Tensor, act: Act) -> Inside {
+        Inside { gate, up, act }
+    }
+
+    /// What the closing projection reads.
+    pub fn input(&self) -> Input<'_> {
+        match &self.gate {
+            Some(gate) => Input::Glu(gate, &self.up, self.act),
+            None => Input::Activated(&self.up, self.act),
+        }
+    }
+}
+
+impl Glu {
+    /// Up to the closing projection.
+    pub fn inside(&self, backend: &dyn Backend, input: Input<'_>) -> Result<Inside> {
+        match &self.gate {
+            Some(gate) => {
+                let [gate, up] = project(backend, input, [gate, &self.up])?;
+                Ok(Inside::new(Some(gate), up, self.act))
+            }
+            None => {
+                let [up] = project(backend, input, [&self.up])?;
+                Ok(Inside::new(None, up, self.act))
+            }
+        }
+    }
+
+    /// The closing projection.
+    pub fn down(&self) -> &Linear {
+        &self.down
+    }
+}
+
 impl Ffn for Glu {
     fn forward(&self, step: &Step<'_>, stream: Stream<'_>) -> Result<Tensor> {
-        let [gate, up] = project(step.backend, stream.input(), [&self.gate, &self.up])?;
-        stream.close(step.backend, &self.down, Input::Glu(&gate, &up, self.act))
+        let inside = self.inside(step.backend, stream.input())?;
+        stream.close(step.backend, &self.down, inside.input())
     }
 }

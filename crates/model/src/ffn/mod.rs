@@ -2,7 +2,9 @@
 
 pub mod geglu;
 pub mod glu;
+pub mod moe;
 pub mod per_layer;
+pub mod relu2;
 pub mod swiglu;
 
 use reverie_files::ModelConfig;
@@ -23,7 +25,7 @@ pub struct FfnEntry {
 }
 
 /// All feed-forwards, by name.
-pub static FFNS: &[FfnEntry] = &[geglu::ENTRY, per_layer::ENTRY, swiglu::ENTRY];
+pub static FFNS: &[FfnEntry] = &[geglu::ENTRY, moe::ENTRY, per_layer::ENTRY, relu2::ENTRY, swiglu::ENTRY];
 
 /// A feed-forward with its weights.
 pub trait Ffn: Send + Sync {

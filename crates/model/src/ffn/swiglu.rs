@@ -24,5 +24,5 @@ pub fn multiple(config: &ModelConfig) -> Result<glu::Spec> {
     }
     let adjusts = config.optional_bool("block_auto_adjust_ff_dim")?.unwrap_or(true);
     let inner = if adjusts { ((factor * (2 * given / 3) as f64) as usize).next_multiple_of(of) } else { given };
-    Ok(glu::Spec { kind: ENTRY.name, inner: inner.max(1), act: Act::Silu })
+    Ok(glu::Spec { kind: ENTRY.name, inner: inner.max(1), act: Act::Silu, shape: glu::Shape::Gated })
 }

@@ -18,7 +18,7 @@ pub mod q6_k;
 pub mod q8_0;
 pub mod source;
 
-pub use source::{BlockMatrix, DenseMatrix, Joined, PlaneBytes, PlaneMatrix, Rows};
+pub use source::{BlockMatrix, DenseMatrix, Joined, Plain, PlaneBytes, PlaneMatrix, Rows, Turned};
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};

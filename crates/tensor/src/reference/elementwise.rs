@@ -21,6 +21,11 @@ pub fn activate(act: Act, x: f32) -> f32 {
         Act::Silu => x * sigmoid(x),
         Act::Relu => x.max(0.0),
         Act::Identity => x,
+        Act::Relu2 => x.max(0.0) * x.max(0.0),
+        Act::Clamped { alpha, limit } => {
+            let x = if x > limit { limit } else { x };
+            x * sigmoid(alpha * x)
+        }
         Act::GeluTanh => {
             let inner = (2.0 / std::f32::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
             0.5 * x * (1.0 + inner.tanh())
@@ -37,13 +42,30 @@ pub fn activate(act: Act, x: f32) -> f32 {
     }
 }
 
+/// What `act(gate)` lets through of `up`.
+pub fn gated(act: Act, gate: f32, up: f32) -> f32 {
+    let up = match act {
+        Act::Clamped { limit, .. } if up > limit => limit + 1.0,
+        Act::Clamped { limit, .. } if up < -limit => 1.0 - limit,
+        Act::Clamped { .. } => up + 1.0,
+        _ => up,
+    };
+    activate(act, gate) * up
+}
+
+/// act(x).
+pub fn activated<B: Backend + ?Sized>(b: &B, x: &Tensor, act: Act) -> Result<Tensor> {
+    let y: Vec<f32> = b.read(x)?.iter().map(|&v| activate(act, v)).collect();
+    scratch(b, &y, x.dims())
+}
+
 /// See `Backend::glu`.
 pub fn glu<B: Backend + ?Sized>(b: &B, gate: &Tensor, up: &Tensor, act: Act) -> Result<Tensor> {
     if gate.shape() != up.shape() {
         return Err(Error::shape("glu", up.shape(), gate.shape()));
     }
     let (g, u) = (b.read(gate)?, b.read(up)?);
-    let y: Vec<f32> = g.iter().zip(&u).map(|(&g, &u)| activate(act, g) * u).collect();
+    let y: Vec<f32> = g.iter().zip(&u).map(|(&g, &u)| gated(act, g, u)).collect();
     scratch(b, &y, gate.dims())
 }
 

@@ -12,6 +12,7 @@ pub fn materialise<B: Backend + ?Sized>(b: &B, input: Input<'_>) -> Result<Tenso
         Input::Plain(x) => Ok(x.clone()),
         Input::Normed(x, n) => norm::run(b, x, n),
         Input::Glu(gate, up, act) => elementwise::glu(b, gate, up, act),
+        Input::Activated(x, act) => elementwise::activated(b, x, act),
         Input::SigmoidGated(x, gate) => elementwise::sigmoid_gated(b, x, gate),
     }
 }

@@ -6,6 +6,7 @@ pub mod backend;
 pub mod conv;
 pub mod elementwise;
 pub mod embed;
+pub mod experts;
 pub mod linear;
 pub mod norm;
 pub mod pointwise;

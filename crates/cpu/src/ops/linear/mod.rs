@@ -8,7 +8,7 @@ mod tile;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use reverie_tensor::{Class, Error, Input, Result, Tensor, Weight};
+use reverie_tensor::{Class, Error, Group, Input, Result, Tensor, Weight};
 
 use super::host;
 use super::panel::{Layout, Panels};
@@ -46,7 +46,8 @@ pub(crate) fn run(cpu: &Cpu, input: Input<'_>, weights: &[&Weight]) -> Result<Ve
             Target::new(cpu, w, std::ptr::null(), y)
         })
         .collect::<Result<Vec<_>>>()?;
-    multiply(cpu, input, &targets, Plan::new(cpu, rows, weights))?;
+    let plan = Plan::new(cpu, rows, weights);
+    multiply(cpu, input, plan.bytes(), &[Job { plan, rows: None, targets }])?;
     Ok(out)
 }
 
@@ -65,8 +66,49 @@ pub(crate) fn run_add(cpu: &Cpu, input: Input<'_>, weight: &Weight, mut residual
         }
     };
     let target = Target::new(cpu, weight, from, to)?;
-    multiply(cpu, input, &[target], Plan::new(cpu, rows, &[weight]))?;
+    let plan = Plan::new(cpu, rows, &[weight]);
+    multiply(cpu, input, plan.bytes(), &[Job { plan, rows: None, targets: vec![target] }])?;
     Ok(fresh.unwrap_or(residual))
+}
+
+/// See `Backend::linear_groups_workspace`.
+pub(crate) fn groups_workspace(cpu: &Cpu, rows: (usize, usize), weights: &[&Weight]) -> usize {
+    Plan::of_groups(cpu, rows, weights).bytes_of_groups()
+}
+
+/// See `Backend::linear_groups`.
+pub(crate) fn run_groups(cpu: &Cpu, input: Input<'_>, groups: &[Group<'_>]) -> Result<Vec<Tensor>> {
+    let Some(first) = groups.first() else { return Ok(Vec::new()) };
+    let shapes = |g: &Group<'_>| g.weights.iter().map(|w| (w.n, w.k)).collect::<Vec<_>>();
+    let expected = shapes(first);
+    let k = expected.first().map_or(0, |(_, k)| *k);
+    if let Some(other) = groups.iter().map(shapes).find(|s| *s != expected || s.iter().any(|(_, own)| *own != k)) {
+        return Err(Error::shape("weights of a group", other, expected));
+    }
+    let (rows, input) = RowInput::new(input, k)?;
+    if let Some(row) = groups.iter().flat_map(|g| &g.rows).find(|r| **r as usize >= rows) {
+        return Err(Error::shape("row of a group", row, rows));
+    }
+    let picked = groups.iter().map(|g| g.rows.len()).sum();
+    let mut out = first.weights.iter().map(|w| cpu.out(&[picked, w.n])).collect::<Result<Vec<_>>>()?;
+    let starts = out.iter_mut().map(|y| Ok(host::f32s_mut("linear_groups", y)?.as_mut_ptr()));
+    let starts = starts.collect::<Result<Vec<_>>>()?;
+    let whole = Plan::of_groups(cpu, (rows, picked), &first.weights);
+    let whole = groups.iter().fold(whole, |plan, g| plan.serving(cpu, &g.weights));
+    let mut jobs = Vec::with_capacity(groups.len());
+    let (mut at, mut before) = (whole.first_column(), 0);
+    for group in groups {
+        let targets = group
+            .weights
+            .iter()
+            .zip(&starts)
+            .map(|(w, y)| Target::new(cpu, w, std::ptr::null(), y.wrapping_add(before * w.n)));
+        let plan = whole.group(group.rows.len(), at);
+        jobs.push(Job { plan, rows: Some(&group.rows), targets: targets.collect::<Result<_>>()? });
+        (at, before) = (plan.end(), before + group.rows.len());
+    }
+    multiply(cpu, input, whole.bytes_of_groups().max(at), &jobs)?;
+    Ok(out)
 }
 
 /// One weight of a call and where its results go.
@@ -125,22 +167,68 @@ impl Base {
     }
 }
 
+/// Rows of the input that meet the same weights.
+struct Job<'a> {
+    plan: Plan,
+    /// The input's row of each column; none where they are the same.
+    rows: Option<&'a [u32]>,
+    targets: Vec<Target<'a>>,
+}
+
+impl Job<'_> {
+    fn panels(&self) -> usize {
+        self.targets.iter().map(|t| t.panels.count()).sum()
+    }
+
+    fn blocks(&self) -> usize {
+        self.plan.rows.div_ceil(BLOCK_COLUMNS)
+    }
+}
+
+/// Tasks of several jobs, counted through.
+struct Tasks {
+    /// First task after each job.
+    ends: Vec<usize>,
+}
+
+impl Tasks {
+    fn new(counts: impl Iterator<Item = usize>) -> Tasks {
+        let ends = counts.scan(0, |end, n| {
+            *end += n;
+            Some(*end)
+        });
+        Tasks { ends: ends.collect() }
+    }
+
+    fn count(&self) -> usize {
+        self.ends.last().copied().unwrap_or(0)
+    }
+
+    /// The job of task `i`, and which of its tasks that is.
+    fn find(&self, i: usize) -> (usize, usize) {
+        let job = self.ends.partition_point(|end| *end <= i);
+        (job, i - if job == 0 { 0 } else { self.ends[job - 1] })
+    }
+}
+
 /// One call on its way.
 struct Call<'a> {
     cpu: &'a Cpu,
+    /// Lanes and copies of every job.
     plan: Plan,
     input: RowInput<'a>,
-    targets: &'a [Target<'a>],
+    jobs: &'a [Job<'a>],
     base: Base,
 }
 
-fn multiply(cpu: &Cpu, input: RowInput<'_>, targets: &[Target<'_>], plan: Plan) -> Result<()> {
-    let mut workspace = cpu.memory.take(plan.bytes(), Class::Scratch)?;
+/// Runs jobs whose plans share one workspace of `bytes`.
+fn multiply(cpu: &Cpu, input: RowInput<'_>, bytes: usize, jobs: &[Job<'_>]) -> Result<()> {
+    let mut workspace = cpu.memory.take(bytes, Class::Scratch)?;
     let base = Base(workspace.bytes_mut().ok_or_else(|| host::elsewhere("linear"))?.as_mut_ptr());
-    if plan.rows == 0 {
+    let Some(plan) = jobs.first().map(|j| j.plan).filter(|_| jobs.iter().any(|j| j.plan.rows > 0)) else {
         return Ok(());
-    }
-    let call = Call { cpu, plan, input, targets, base };
+    };
+    let call = Call { cpu, plan, input, jobs, base };
     // SAFETY: `Isa` values beyond Portable come from `Isa::available`, which detected them.
     unsafe {
         match cpu.isa {
@@ -161,37 +249,45 @@ impl Call<'_> {
         let plan = &self.plan;
         if !plan.own_copies {
             let widest = S::COLUMNS.max(S::FLOAT_COLUMNS);
-            let spans = plan.rows.div_ceil(widest);
-            self.each(spans, &|lane, i| {
+            let spans = Tasks::new(self.jobs.iter().map(|j| j.plan.rows.div_ceil(widest)));
+            self.each(spans.count(), &|lane, i| {
+                let (job, i) = spans.find(i);
+                let job = &self.jobs[job];
                 // SAFETY: every span of columns is taken by one task; the set is the caller's.
-                unsafe { self.prepare::<S>(lane, (i * widest, plan.rows.min((i + 1) * widest))) }
+                unsafe { self.prepare::<S>(lane, job, (i * widest, job.plan.rows.min((i + 1) * widest))) }
             });
         }
-        let panels: usize = self.targets.iter().map(|t| t.panels.count()).sum();
-        let bytes = self.targets.iter().map(|t| t.panels.stride).max().unwrap_or(1);
-        let by_bytes = if plan.rows <= 16 { (TASK_BYTES / bytes).max(1) } else { 1 };
-        let chunk = panels.div_ceil(8 * plan.lanes).min(by_bytes).next_multiple_of(panels_at_once(plan.rows));
-        let chunks = panels.div_ceil(chunk);
-        let blocks = plan.rows.div_ceil(BLOCK_COLUMNS);
+        let panels: usize = self.jobs.iter().map(Job::panels).sum();
+        let chunk = |job: &Job<'_>| {
+            let bytes = job.targets.iter().map(|t| t.panels.stride).max().unwrap_or(1);
+            let by_bytes = if job.plan.rows <= 16 { (TASK_BYTES / bytes).max(1) } else { 1 };
+            panels.div_ceil(8 * plan.lanes).min(by_bytes).next_multiple_of(panels_at_once(job.plan.rows))
+        };
+        let tasks = Tasks::new(self.jobs.iter().map(|j| j.panels().div_ceil(chunk(j)) * j.blocks()));
         let next = AtomicUsize::new(0);
         self.lanes(&|lane| {
             let mut scratch = Scratch::new();
-            let mut prepared = !plan.own_copies;
+            let mut prepared = None;
             loop {
                 let i = next.fetch_add(1, Ordering::Relaxed);
-                if i >= chunks * blocks {
+                if i >= tasks.count() {
                     return;
                 }
+                let (own, i) = tasks.find(i);
+                let job = &self.jobs[own];
                 // SAFETY: a lane's own copy is written by that lane alone; every panel and block of columns is taken by
                 // one task; the set is the caller's.
                 unsafe {
-                    if !prepared {
-                        self.prepare::<S>(lane, (0, plan.rows));
-                        prepared = true;
+                    // Tasks are taken in order, so that a lane prepares each job once at most.
+                    if plan.own_copies && prepared != Some(own) {
+                        self.prepare::<S>(lane, job, (0, job.plan.rows));
+                        prepared = Some(own);
                     }
+                    let (panels, chunk) = (job.panels(), chunk(job));
+                    let chunks = panels.div_ceil(chunk);
                     let (block, first) = (i / chunks, i % chunks * chunk);
-                    let span = (block * BLOCK_COLUMNS, plan.rows.min((block + 1) * BLOCK_COLUMNS));
-                    self.chunk::<S>(lane, (first, panels.min(first + chunk)), span, &mut scratch);
+                    let span = (block * BLOCK_COLUMNS, job.plan.rows.min((block + 1) * BLOCK_COLUMNS));
+                    self.chunk::<S>(lane, job, (first, panels.min(first + chunk)), (span, &mut scratch));
                 }
             }
         });
@@ -220,10 +316,13 @@ impl Call<'_> {
     ///
     /// # Safety
     /// As for `Lanes`; no other task prepares these columns of this lane's copy.
-    unsafe fn prepare<S: Dot>(&self, lane: usize, (from, to): (usize, usize)) {
-        let (plan, base) = (&self.plan, self.base.get());
+    unsafe fn prepare<S: Dot>(&self, lane: usize, job: &Job<'_>, (from, to): (usize, usize)) {
+        let (plan, base) = (&job.plan, self.base.get());
         let (k, row) = (plan.k, plan.row(base, lane));
-        let prepare = |first, columns, int, float| Prepare { input: self.input, k, first, columns, row, int, float };
+        let prepare = |first, columns, int, float| {
+            let (input, rows) = (self.input, job.rows);
+            Prepare { input, k, rows, first, columns, row, int, float }
+        };
         // SAFETY: the workspace holds all columns; the set is the caller's.
         unsafe {
             if let Some(x) = plan.int_columns(base, lane) {
@@ -246,17 +345,18 @@ impl Call<'_> {
     unsafe fn chunk<S: Dot>(
         &self,
         lane: usize,
+        job: &Job<'_>,
         (mut from, to): (usize, usize),
-        span: (usize, usize),
-        scratch: &mut Scratch,
+        (span, scratch): ((usize, usize), &mut Scratch),
     ) {
         let mut before = 0;
-        for target in self.targets {
+        for target in &job.targets {
             let count = target.panels.count();
             while from < to && from < before + count {
                 let p = from - before;
                 // SAFETY: the caller's contract.
-                from += unsafe { self.panels::<S>(lane, target, (p, (to - before).min(count)), span, scratch) };
+                from +=
+                    unsafe { self.panels::<S>(lane, (job, target), (p, (to - before).min(count)), (span, scratch)) };
             }
             before += count;
         }
@@ -269,19 +369,18 @@ impl Call<'_> {
     unsafe fn panels<S: Dot>(
         &self,
         lane: usize,
-        target: &Target<'_>,
+        (job, target): (&Job<'_>, &Target<'_>),
         (p, end): (usize, usize),
-        span: (usize, usize),
-        scratch: &mut Scratch,
+        (span, scratch): ((usize, usize), &mut Scratch),
     ) -> usize {
         let (panels, base, columns) = (target.panels, self.base.get(), span.1 - span.0);
-        let float = self.plan.float_columns(base, lane).unwrap_or(std::ptr::null_mut());
+        let float = job.plan.float_columns(base, lane).unwrap_or(std::ptr::null_mut());
         // SAFETY: the plan made the columns that the weight's form asks for; the rest is the caller's contract.
         unsafe {
             match &panels.layout {
                 Layout::Grouped(layout) => {
                     let panel = GroupedPanel { layout, k: panels.k, bytes: panels.panel(p) };
-                    let acc = match self.plan.int_columns(base, lane) {
+                    let acc = match job.plan.int_columns(base, lane) {
                         Some(x) if target.int => int_panel::<S>(panel, x, span, scratch),
                         _ => exact_panel::<S>(panel, float, span, scratch),
                     };

@@ -31,6 +31,8 @@ pub(crate) struct Plan {
     pub(crate) int: bool,
     /// Wanted as f32.
     pub(crate) float: bool,
+    /// Bytes of the workspace before its columns.
+    at: usize,
 }
 
 fn lines(bytes: usize) -> usize {
@@ -44,7 +46,40 @@ impl Plan {
         let lanes = if work < WORTH_WAKING { 1 } else { cpu.threads() };
         let int = weights.iter().any(|w| is_int(cpu.numerics, &w.form));
         let float = weights.iter().any(|w| !is_int(cpu.numerics, &w.form));
-        Plan { rows, k, lanes, own_copies: rows <= OWN_COPY_ROWS, int, float }
+        let plan = Plan { rows, k, lanes, own_copies: rows <= OWN_COPY_ROWS, int, float, at: 0 };
+        Plan { at: lanes * plan.row_bytes(), ..plan }
+    }
+
+    /// The plan of all groups of a call as if they were one: its lanes and its copies are those of each.
+    pub(crate) fn of_groups(cpu: &Cpu, (rows, picked): (usize, usize), weights: &[&Weight]) -> Plan {
+        Plan { own_copies: rows <= OWN_COPY_ROWS, ..Plan::new(cpu, picked, weights) }
+    }
+
+    /// With the input in the forms that these weights want, too.
+    pub(crate) fn serving(&self, cpu: &Cpu, weights: &[&Weight]) -> Plan {
+        let wanted = |int| weights.iter().any(|w| is_int(cpu.numerics, &w.form) == int);
+        Plan { int: self.int || wanted(true), float: self.float || wanted(false), ..*self }
+    }
+
+    /// The plan of one group, whose columns lie at `at`.
+    pub(crate) fn group(&self, rows: usize, at: usize) -> Plan {
+        Plan { rows, at, ..*self }
+    }
+
+    /// Where the columns lie.
+    pub(crate) fn first_column(&self) -> usize {
+        self.at
+    }
+
+    /// Where the columns of the next group lie.
+    pub(crate) fn end(&self) -> usize {
+        self.at + self.copies() * (self.int_bytes() + self.float_bytes())
+    }
+
+    /// Bytes for any groups of these rows in all: each row alone is the worst that lines can cost.
+    pub(crate) fn bytes_of_groups(&self) -> usize {
+        let one = Plan { rows: 1, ..*self };
+        self.at + self.copies() * self.rows * (one.int_bytes() + one.float_bytes())
     }
 
     fn units(&self) -> usize {
@@ -75,7 +110,7 @@ impl Plan {
 
     /// Bytes in all.
     pub(crate) fn bytes(&self) -> usize {
-        self.lanes * self.row_bytes() + self.copies() * (self.int_bytes() + self.float_bytes())
+        self.end()
     }
 
     /// The row of lane `lane`.
@@ -85,7 +120,7 @@ impl Plan {
 
     fn copy(&self, base: *mut u8, lane: usize) -> *mut u8 {
         let copy = if self.own_copies { lane } else { 0 };
-        base.wrapping_add(self.lanes * self.row_bytes() + copy * (self.int_bytes() + self.float_bytes()))
+        base.wrapping_add(self.at + copy * (self.int_bytes() + self.float_bytes()))
     }
 
     /// The int8 columns that lane `lane` reads, if any weight wants them.

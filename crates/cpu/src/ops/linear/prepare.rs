@@ -6,7 +6,7 @@
 use reverie_tensor::{Act, Error, Input, Result};
 
 use super::tile::Columns;
-use crate::ops::elementwise::{glu_row, sigmoid_gate_row};
+use crate::ops::elementwise::{activate_row, glu_row, sigmoid_gate_row};
 use crate::ops::host;
 use crate::ops::norm::{RowNorm, normalise_row};
 use crate::ops::panel::UNIT;
@@ -18,6 +18,7 @@ pub(crate) enum RowInput<'a> {
     Plain(&'a [f32]),
     Normed(&'a [f32], RowNorm<'a>),
     Glu(&'a [f32], &'a [f32], Act),
+    Activated(&'a [f32], Act),
     SigmoidGated(&'a [f32], &'a [f32]),
 }
 
@@ -39,6 +40,7 @@ impl<'a> RowInput<'a> {
                 RowInput::Normed(host::f32s("linear", x)?, RowNorm::new(norm, k)?)
             }
             Input::Glu(gate, up, act) => pair(gate, up).map(|(g, u)| RowInput::Glu(g, u, act))?,
+            Input::Activated(x, act) => RowInput::Activated(host::f32s("linear", x)?, act),
             Input::SigmoidGated(x, gate) => pair(x, gate).map(|(x, g)| RowInput::SigmoidGated(x, g))?,
         };
         Ok((elements / k, rows))
@@ -49,7 +51,9 @@ impl<'a> RowInput<'a> {
 pub(crate) struct Prepare<'a> {
     pub(crate) input: RowInput<'a>,
     pub(crate) k: usize,
-    /// First row of the input and number of rows: the columns of the tile.
+    /// The input's row of each column; none where they are the same.
+    pub(crate) rows: Option<&'a [u32]>,
+    /// First column and number of columns of the tile.
     pub(crate) first: usize,
     pub(crate) columns: usize,
     /// K values of scratch.
@@ -64,7 +68,8 @@ impl Kernel for Prepare<'_> {
     #[inline(always)]
     unsafe fn run<S: Dot>(self) {
         for c in 0..self.columns {
-            let span = (self.first + c) * self.k..(self.first + c + 1) * self.k;
+            let row = self.rows.map_or(self.first + c, |rows| rows[self.first + c] as usize);
+            let span = row * self.k..(row + 1) * self.k;
             let scratch = std::slice::from_raw_parts_mut(self.row, self.k);
             let row: &[f32] = match &self.input {
                 RowInput::Plain(x) => &x[span],
@@ -74,6 +79,10 @@ impl Kernel for Prepare<'_> {
                 }
                 RowInput::Glu(gate, up, act) => {
                     glu_row::<S>(&gate[span.clone()], &up[span], *act, scratch);
+                    scratch
+                }
+                RowInput::Activated(x, act) => {
+                    activate_row::<S>(&x[span], *act, scratch);
                     scratch
                 }
                 RowInput::SigmoidGated(x, gate) => {

@@ -3,7 +3,7 @@
 
 mod view;
 
-pub use view::{Joined, Rows};
+pub use view::{Joined, Plain, Rows, Turned};
 
 use super::{Blocks, PlaneSpec, Planes, bits, values};
 use crate::dtype::DType;

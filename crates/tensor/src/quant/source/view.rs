@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use super::floats;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::form::{Form, WeightSource};
 
@@ -76,6 +78,87 @@ impl WeightSource for Rows<'_> {
     }
     fn done(&self) {
         self.source.done();
+    }
+}
+
+/// Some rows of a dense matrix turned: row i of the view is their column i. Holds a copy of them.
+pub struct Turned {
+    dtype: DType,
+    bytes: Vec<u8>,
+    n: usize,
+    k: usize,
+}
+
+impl Turned {
+    /// Rows `range` of `source`; refused where its form is not dense.
+    pub fn new(source: &dyn WeightSource, range: Range<usize>) -> Result<Turned> {
+        let (rows, n) = source.shape();
+        let Form::Dense(dtype) = source.form() else {
+            return Err(Error::value("matrix to turn", format!("{:?}", source.form()), "plain floats"));
+        };
+        if range.start > range.end || range.end > rows {
+            return Err(Error::value("rows to turn", format!("{range:?}"), format!("a range in 0..{rows}")));
+        }
+        let (k, size) = (range.len(), dtype.size());
+        let (mut bytes, mut row) = (vec![0; n * k * size], vec![0; n * size]);
+        for (c, r) in range.enumerate() {
+            source.row_dense(r, &mut row);
+            for (i, value) in row.chunks_exact(size).enumerate() {
+                bytes[(i * k + c) * size..][..size].copy_from_slice(value);
+            }
+        }
+        Ok(Turned { dtype, bytes, n, k })
+    }
+}
+
+impl WeightSource for Turned {
+    fn shape(&self) -> (usize, usize) {
+        (self.n, self.k)
+    }
+    fn form(&self) -> Form {
+        Form::Dense(self.dtype)
+    }
+    fn row_f32(&self, row: usize, out: &mut [f32]) {
+        let len = self.k * self.dtype.size();
+        floats(self.dtype, &self.bytes[row * len..][..len], out);
+    }
+    fn row_codes(&self, _row: usize, _out: &mut [u8]) {
+        unreachable!("the form says so: dense weights have no codes");
+    }
+    fn row_scales(&self, _row: usize, _out: &mut [u8]) {
+        unreachable!("the form says so: dense weights have no scales");
+    }
+    fn row_dense(&self, row: usize, out: &mut [u8]) {
+        out.copy_from_slice(&self.bytes[row * out.len()..][..out.len()]);
+    }
+}
+
+/// A matrix of any form shown as plain f32: for small ones whose products must be exact.
+pub struct Plain<'a>(pub Box<dyn WeightSource + 'a>);
+
+impl WeightSource for Plain<'_> {
+    fn shape(&self) -> (usize, usize) {
+        self.0.shape()
+    }
+    fn form(&self) -> Form {
+        Form::Dense(DType::F32)
+    }
+    fn row_f32(&self, row: usize, out: &mut [f32]) {
+        self.0.row_f32(row, out);
+    }
+    fn row_codes(&self, _row: usize, _out: &mut [u8]) {
+        unreachable!("the form says so: dense weights have no codes");
+    }
+    fn row_scales(&self, _row: usize, _out: &mut [u8]) {
+        unreachable!("the form says so: dense weights have no scales");
+    }
+    fn row_dense(&self, row: usize, out: &mut [u8]) {
+        let mut values = vec![0.0; self.shape().1];
+        self.row_f32(row, &mut values);
+        out.chunks_exact_mut(4).zip(values).for_each(|(o, v)| o.copy_from_slice(&v.to_le_bytes()));
+    }
+    fn done(&self) {
+        self.0.done();
     }
 }
 

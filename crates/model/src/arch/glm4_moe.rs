@@ -1,0 +1,37 @@
+//! GLM-4.5 and its kin: partly rotated attention, sigmoid scores with a bias for the choice, shared experts; the first layers are dense.
+
+use super::{ArchEntry, Source};
+use crate::error::Result;
+use crate::ffn::moe;
+use crate::plan::{NormWeight, Plan};
+use reverie_tensor::{GroupRank, Score};
+
+/// The row.
+pub const ENTRY: ArchEntry = ArchEntry {
+    name: "glm4_moe",
+    aliases: &[],
+    about: "GLM-4.5, 4.6: mixture of experts with shared ones, sigmoid scores",
+    plan,
+    gguf: None,
+};
+
+fn plan(source: &Source<'_>) -> Result<Plan> {
+    source.decoder(ENTRY.name, NormWeight::Plain, |i| {
+        let mut attention = source.attention(i)?;
+        attention.qk_norm =
+            source.config.optional_bool("use_qk_norm")?.unwrap_or(false).then_some((source.eps()?, NormWeight::Plain));
+        attention.o_bias = false;
+        let ffn = sigmoid_experts(source)?.or_dense(&source.config, i)?;
+        source.pre_norm(NormWeight::Plain, ("self_attn", Box::new(attention)), ffn)
+    })
+}
+
+/// Sigmoid scores, a bias for the choice, groups ranked by their two best, shared experts.
+pub(super) fn sigmoid_experts(source: &Source<'_>) -> Result<moe::Spec> {
+    let config = &source.config;
+    let mut experts = moe::Spec::from_config(config)?;
+    experts.router.score = Score::Sigmoid;
+    experts.router.bias = Some("gate.e_score_correction_bias");
+    experts.router.normalise = config.optional_bool("norm_topk_prob")?.unwrap_or(true).then_some(1e-20);
+    experts.with_groups(config, GroupRank::BestTwo)?.with_shared_experts(config)
+}

@@ -1,0 +1,22 @@
+//! Mixtral: Mistral's plan with a mixture of experts in every layer, its weights summing to one.
+
+use super::{ArchEntry, Source};
+use crate::error::Result;
+use crate::ffn::moe;
+use crate::plan::{NormWeight, Plan};
+
+/// The row.
+pub const ENTRY: ArchEntry =
+    ArchEntry { name: "mixtral", aliases: &[], about: "Mixtral: mixture of experts in every layer", plan, gguf: None };
+
+fn plan(source: &Source<'_>) -> Result<Plan> {
+    let mut plan = source.decoder(ENTRY.name, NormWeight::Plain, |i| {
+        let mut attention = source.attention(i)?;
+        attention.window = source.config.optional_usize("sliding_window")?;
+        let mut experts = moe::Spec::from_config(&source.config)?;
+        experts.router.normalise = Some(0.0);
+        source.pre_norm(NormWeight::Plain, ("self_attn", Box::new(attention)), Box::new(experts))
+    })?;
+    plan.names = plan.names.with_leaves(&[("mlp", "block_sparse_moe")]);
+    Ok(plan)
+}
