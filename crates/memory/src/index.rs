@@ -271,6 +271,31 @@ fn files(db: &Database) -> Result<Vec<FileRow>, Broken> {
     Ok(rows)
 }
 
+/// Checks every page and every seal.
+pub(crate) fn check(db: &mut Database) -> Result<(), Broken> {
+    // False also means free pages reckoned otherwise, and going back to the commit before; what matters is asked of the rows.
+    db.check_integrity()?;
+    let transaction = db.begin_read()?;
+    for table in [POINTS, SHAPES, FILES] {
+        for row in transaction.open_table(table)?.iter()? {
+            let (key, value) = row?;
+            open(table.name(), key.value(), value.value())?;
+        }
+    }
+    Ok(())
+}
+
+/// Why an index is made.
+#[derive(Clone, Copy, Debug)]
+enum Why<'a> {
+    /// There is none.
+    Missing,
+    /// It cannot be right.
+    Damaged(&'a str),
+    /// It names what was let go.
+    Stale,
+}
+
 /// Takes some manifests at a time.
 type Batch<'a> = dyn FnMut(&[(Hash, Manifest)]) -> Result<(), Broken> + 'a;
 
@@ -282,10 +307,10 @@ impl Store {
         if self.path(FILE).exists() {
             match self.try_index(FILE, f) {
                 Ok(done) => return Ok(done),
-                Err(Broken(why)) => self.build_index(Some(&why))?,
+                Err(Broken(why)) => self.build_index(Why::Damaged(&why))?,
             }
         } else {
-            self.build_index(None)?;
+            self.build_index(Why::Missing)?;
         }
         self.try_index(FILE, f).map_err(|Broken(why)| self.index_error(why))
     }
@@ -306,9 +331,12 @@ impl Store {
     }
 
     /// Throws the index away and makes it again; only under its lock.
-    fn build_index(&self, why: Option<&str>) -> Result<()> {
+    fn build_index(&self, why: Why<'_>) -> Result<()> {
         let (path, unfinished) = (self.path(FILE), self.path(UNFINISHED));
-        let kept = why.and_then(|_| self.try_index(FILE, &mut |db| files(db)).ok()).unwrap_or_default();
+        let kept = match why {
+            Why::Missing => Vec::new(),
+            _ => self.try_index(FILE, &mut |db| files(db)).unwrap_or_default(),
+        };
         if unfinished.exists() {
             std::fs::remove_file(&unfinished).map_err(Error::io("remove", &unfinished))?;
         }
@@ -331,18 +359,44 @@ impl Store {
         self.try_index(UNFINISHED, build).map_err(|Broken(why)| self.index_error(why))?;
         std::fs::rename(&unfinished, &path).map_err(Error::io("replace", &path))?;
         match why {
-            Some(why) => self.notice(format!("the index was damaged ({why}) and was rebuilt from {known} commits")),
-            None if known > 0 => self.notice(format!("the index was missing and was rebuilt from {known} commits")),
-            None => {}
+            Why::Damaged(why) => {
+                self.notice(format!("the index was damaged ({why}) and was rebuilt from {known} commits"))
+            }
+            Why::Missing if known > 0 => {
+                self.notice(format!("the index was missing and was rebuilt from {known} commits"))
+            }
+            Why::Missing | Why::Stale => {}
         }
         Ok(())
     }
 
-    /// Throws the index away and makes it again.
+    /// Makes the index again after one of its answers was wrong.
     pub(crate) fn rebuild_index(&self, why: &str) -> Result<()> {
+        self.locked_build(Why::Damaged(why))
+    }
+
+    /// Makes the index again after states went, which is nothing to report.
+    pub(crate) fn renew_index(&self) -> Result<()> {
+        self.locked_build(Why::Stale)
+    }
+
+    fn locked_build(&self, why: Why<'_>) -> Result<()> {
         let _mine = self.inner.index.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let _lock = self.lock_file("index.lock", Hold::Exclusive, "another process is at the index")?;
-        self.build_index(Some(why))
+        self.build_index(why)
+    }
+
+    /// What `f` finds wrong with the index as it is; nothing where there is none, since the next use makes one.
+    pub(crate) fn look_at_index(
+        &self,
+        f: &mut dyn FnMut(&mut Database) -> Result<(), Broken>,
+    ) -> Result<Option<Broken>> {
+        let _mine = self.inner.index.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _lock = self.lock_file("index.lock", Hold::Exclusive, "another process is at the index")?;
+        if !self.path(FILE).exists() {
+            return Ok(None);
+        }
+        Ok(self.try_index(FILE, f).err())
     }
 
     /// Hands over all commits that a name or tag reaches, some at a time, each once. A damaged one is left out: whoever needs it
@@ -368,7 +422,9 @@ impl Store {
                     f(&std::mem::take(&mut batch))?;
                 }
             }
-            f(&batch)?;
+            if !batch.is_empty() {
+                f(&batch)?;
+            }
         }
         Ok(())
     }

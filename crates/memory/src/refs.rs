@@ -22,7 +22,7 @@ pub(crate) fn render_ref(name: &str, head: &Hash) -> String {
 /// The head in the file of the ref `name`.
 pub(crate) fn parse_ref(name: &str, bytes: &[u8]) -> Result<Hash> {
     let [head] = fields(name, bytes, "reverie-ref 1", ["head"])?;
-    let head = head.parse()?;
+    let head = head.parse().map_err(|_| broken(name, bytes, "the hash of a manifest"))?;
     whole(name, bytes, &render_ref(name, &head))?;
     Ok(head)
 }
@@ -36,7 +36,8 @@ pub(crate) fn render_tag(label: &str, target: &TagTarget) -> String {
 pub(crate) fn parse_tag(label: &str, bytes: &[u8]) -> Result<TagTarget> {
     let [manifest, tokens] = fields(label, bytes, "reverie-tag 1", ["manifest", "tokens"])?;
     let tokens = tokens.parse().map_err(|_| broken(label, bytes, "a number of tokens"))?;
-    let target = TagTarget { manifest: manifest.parse()?, tokens };
+    let manifest = manifest.parse().map_err(|_| broken(label, bytes, "the hash of a manifest"))?;
+    let target = TagTarget { manifest, tokens };
     whole(label, bytes, &render_tag(label, &target))?;
     Ok(target)
 }

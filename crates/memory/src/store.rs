@@ -17,6 +17,21 @@ use crate::refs::{self, MAX_REF_BYTES, TagTarget};
 
 /// First line of the file `format`.
 const FORMAT: &str = "reverie-store 1\n";
+/// What lies in a store.
+pub(crate) const OURS: [&str; 12] = [
+    "damaged",
+    "format",
+    "index.lock",
+    "index.new",
+    "index.redb",
+    "lock",
+    "objects",
+    "refs",
+    "refs.lock",
+    "shallow",
+    "tags",
+    "tmp",
+];
 /// How long a lock is waited for.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -100,9 +115,7 @@ impl Store {
             Err(e) => return Err(Error::io("read", &format)(e)),
         }
         let strangers = std::fs::read_dir(self.place()).ok().into_iter().flatten().filter_map(std::result::Result::ok);
-        let ours =
-            ["lock", "refs.lock", "index.lock", "index.redb", "index.new", "tmp", "objects", "refs", "tags", "shallow"];
-        if let Some(other) = strangers.map(|e| e.file_name()).find(|n| !ours.iter().any(|o| n == o)) {
+        if let Some(other) = strangers.map(|e| e.file_name()).find(|n| !OURS.iter().any(|o| n == o)) {
             let found = format!("'{}' and no file 'format'", other.to_string_lossy());
             return Err(Error::refused(self.place().display().to_string(), found, "a store, an empty folder, or none"));
         }

@@ -93,3 +93,19 @@ pub fn wake(store: &Store, manifest: &Manifest) {
         store.get(object).expect("reads");
     }
 }
+
+/// Where things lie, for tests that spoil them.
+pub trait Files {
+    fn path_of(&self, below: &str) -> std::path::PathBuf;
+    fn object_file(&self, object: &Hash) -> std::path::PathBuf;
+}
+
+impl Files for Store {
+    fn path_of(&self, below: &str) -> std::path::PathBuf {
+        self.place().join(below)
+    }
+    fn object_file(&self, object: &Hash) -> std::path::PathBuf {
+        let name = object.to_string();
+        self.place().join("objects").join(&name[..2]).join(&name[2..])
+    }
+}
