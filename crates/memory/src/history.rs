@@ -239,7 +239,7 @@ impl Store {
         }
     }
 
-    fn no_name(&self, name: &str) -> Error {
+    pub(crate) fn no_name(&self, name: &str) -> Error {
         Error::Missing {
             what: format!("'{}'", excerpt(name)),
             place: self.place().display().to_string(),

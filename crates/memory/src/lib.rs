@@ -15,6 +15,7 @@
 //! # Ok::<(), reverie_memory::Error>(())
 //! ```
 
+mod bundle;
 pub mod disk;
 mod error;
 mod find;
@@ -24,22 +25,28 @@ mod graph;
 mod hash;
 mod history;
 mod index;
+mod landing;
 mod manifest;
 mod name;
 pub mod object;
 mod refs;
+mod remote;
 mod stats;
 mod store;
+mod transfer;
 mod writer;
 
+pub use bundle::{Depth, ExportEntry, ExportHeader, ExportReader};
 pub use error::{Error, Result};
 pub use find::Found;
 pub use fsck::{Finding, FindingKind, FsckReport, FsckRun};
 pub use gc::{GcReport, GcRun, GcSpec};
 pub use hash::Hash;
 pub use history::{Commit, History, RefInfo, TagInfo};
+pub use landing::{Landing, Progress, Transfer};
 pub use manifest::{Identity, MANIFEST_VERSION, MAX_MANIFEST_BYTES, Manifest, Snapshot, Turn};
 pub use name::{MAX_NAME, check_name};
+pub use remote::Remote;
 pub use serde_json::Value;
 pub use stats::Stats;
 pub use store::Store;

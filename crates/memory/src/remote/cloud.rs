@@ -1,0 +1,222 @@
+//! A bucket as a place elsewhere, through the `object_store` crate. Names move by conditional writes: create if absent, replace if
+//! unchanged; a place that offers neither is refused. Async ends here: one private thread waits for each call.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Arc;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use object_store::path::Path;
+use object_store::{Error as Refusal, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion};
+use tokio::runtime::{Builder, Runtime};
+
+use super::{Head, Heard, Place, Sink, Source, Version};
+use crate::error::{Error, Result};
+use crate::hash::Hash;
+use crate::landing::MAX_FILE_BYTES;
+use crate::refs::{self, MAX_REF_BYTES};
+
+/// Questions under way at once.
+const ASKED: usize = 32;
+/// Objects under way at once; each is held in memory.
+const MOVING: usize = 4;
+
+/// A bucket, or a part of one.
+#[derive(Debug)]
+pub(crate) struct Cloud {
+    store: Arc<dyn ObjectStore>,
+    prefix: Path,
+    url: String,
+    runtime: Runtime,
+}
+
+impl Cloud {
+    pub(crate) fn open(url: &str) -> Result<Cloud> {
+        let bad = |e: &dyn std::fmt::Display| Error::Remote {
+            url: url.to_owned(),
+            action: "use this URL".into(),
+            reason: e.to_string(),
+        };
+        // TLS by ring, whatever else the process has; a second installation is refused, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let parsed = url::Url::parse(url).map_err(|e| bad(&e))?;
+        let known = ["aws_", "google_", "azure_"];
+        let settings = std::env::vars_os()
+            .filter_map(|(k, v)| Some((k.into_string().ok()?.to_ascii_lowercase(), v.into_string().ok()?)));
+        let settings = settings.filter(|(k, _)| known.iter().any(|p| k.starts_with(p)));
+        let (store, prefix) = object_store::parse_url_opts(&parsed, settings).map_err(|e| bad(&e))?;
+        Cloud::build(Arc::from(store), prefix, url)
+    }
+
+    pub(crate) fn over(store: Arc<dyn ObjectStore>, prefix: &str, url: &str) -> Result<Cloud> {
+        let prefix = Path::parse(prefix).map_err(|e| Error::refused("a prefix", e, "names with / between them"))?;
+        Cloud::build(store, prefix, url)
+    }
+
+    fn build(store: Arc<dyn ObjectStore>, prefix: Path, url: &str) -> Result<Cloud> {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let reason =
+            |e: std::io::Error| Error::Remote { url: url.to_owned(), action: "start".into(), reason: e.to_string() };
+        Ok(Cloud { store, prefix, url: url.to_owned(), runtime: runtime.map_err(reason)? })
+    }
+
+    /// Waits for `work` on a thread of its own: the caller's may belong to another runtime, in which waiting is forbidden.
+    fn wait<T: Send>(&self, work: impl Future<Output = T> + Send) -> T {
+        std::thread::scope(|s| match s.spawn(|| self.runtime.block_on(work)).join() {
+            Ok(done) => done,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    }
+
+    fn at(&self, below: &str) -> Path {
+        below.split('/').fold(self.prefix.clone(), |path, part| path.join(part))
+    }
+
+    fn object(&self, object: &Hash) -> Path {
+        let name = object.to_string();
+        let (folder, file) = name.split_at(2);
+        self.at(&format!("objects/{folder}/{file}"))
+    }
+
+    fn error(&self, action: impl Into<String>, e: Refusal) -> Error {
+        Error::Remote { url: self.url.clone(), action: action.into(), reason: e.to_string() }
+    }
+
+    /// A small file and its version; None if there is none.
+    async fn small(&self, path: &Path, most_bytes: u64) -> Result<Option<(Vec<u8>, Version)>> {
+        let got = match self.store.get(path).await {
+            Ok(got) => got,
+            Err(Refusal::NotFound { .. }) => return Ok(None),
+            Err(e) => return Err(self.error(format!("read {path}"), e)),
+        };
+        if got.meta.size > most_bytes {
+            return Err(Error::damaged(path, format!("{} bytes", got.meta.size), format!("at most {most_bytes}")));
+        }
+        let version = Version { e_tag: got.meta.e_tag.clone(), version: got.meta.version.clone() };
+        let bytes = got.bytes().await.map_err(|e| self.error(format!("read {path}"), e))?;
+        Ok(Some((bytes.to_vec(), version)))
+    }
+
+    async fn write(&self, path: &Path, bytes: Vec<u8>, mode: PutMode) -> Result<(), Refusal> {
+        let options = PutOptions { mode, ..PutOptions::default() };
+        self.store.put_opts(path, PutPayload::from(bytes), options).await.map(drop)
+    }
+}
+
+impl Place for Cloud {
+    fn sizes(&self, objects: &[Hash]) -> Result<HashMap<Hash, u64>> {
+        let ask = |object: Hash| async move {
+            match self.store.head(&self.object(&object)).await {
+                Ok(meta) => Ok(Some((object, meta.size))),
+                Err(Refusal::NotFound { .. }) => Ok(None),
+                Err(e) => Err(self.error(format!("look for object {object}"), e)),
+            }
+        };
+        let answers = stream::iter(objects.iter().copied().map(ask)).buffer_unordered(ASKED);
+        let answers: Vec<_> = self.wait(answers.try_collect())?;
+        Ok(answers.into_iter().flatten().collect())
+    }
+
+    fn put(&self, objects: &[Hash], source: &Source<'_>, heard: &mut Heard<'_>) -> Result<()> {
+        for batch in objects.chunks(MOVING) {
+            let files = batch.iter().map(|o| Ok((*o, source(o)?))).collect::<Result<Vec<_>>>()?;
+            let lengths: Vec<(Hash, u64)> = files.iter().map(|(o, f)| (*o, f.len() as u64)).collect();
+            let send = |(object, file): (Hash, Vec<u8>)| async move {
+                let sent = self.write(&self.object(&object), file, PutMode::Overwrite).await;
+                sent.map_err(|e| self.error(format!("write object {object}"), e))
+            };
+            self.wait(stream::iter(files.into_iter().map(send)).buffer_unordered(MOVING).try_collect::<Vec<()>>())?;
+            lengths.iter().for_each(|(object, bytes)| heard(object, *bytes));
+        }
+        Ok(())
+    }
+
+    fn fetch(&self, objects: &[Hash], sink: &mut Sink<'_>) -> Result<()> {
+        for batch in objects.chunks(MOVING) {
+            let get = |object: Hash| async move {
+                let none = || Error::Missing {
+                    what: format!("object {object}"),
+                    place: self.url.clone(),
+                    hint: "push the state again from where it is whole".into(),
+                };
+                let got = self.small(&self.object(&object), MAX_FILE_BYTES).await?;
+                Ok((object, got.ok_or_else(none)?.0))
+            };
+            let got = stream::iter(batch.iter().copied().map(get)).buffer_unordered(MOVING);
+            let got: Vec<(Hash, Vec<u8>)> = self.wait(got.try_collect::<Vec<_>>())?;
+            got.into_iter().try_for_each(|(object, file)| sink(object, file))?;
+        }
+        Ok(())
+    }
+
+    fn names(&self) -> Result<Vec<String>> {
+        let root = self.at("refs");
+        let listed: Vec<_> =
+            self.wait(self.store.list(Some(&root)).try_collect()).map_err(|e| self.error("list the names", e))?;
+        let below = format!("{root}/");
+        let name = |meta: object_store::ObjectMeta| meta.location.as_ref().strip_prefix(&below).map(str::to_owned);
+        let mut names: Vec<String> = listed.into_iter().filter_map(name).collect();
+        names.sort();
+        names.iter().try_for_each(|n| crate::name::check_name(n))?;
+        Ok(names)
+    }
+
+    fn head(&self, name: &str) -> Result<Option<Head>> {
+        crate::name::check_name(name)?;
+        let path = self.at(&format!("refs/{name}"));
+        let Some((bytes, version)) = self.wait(self.small(&path, MAX_REF_BYTES as u64))? else { return Ok(None) };
+        Ok(Some(Head { hash: refs::parse_ref(name, &bytes)?, version }))
+    }
+
+    fn point(&self, name: &str, was: Option<&Head>, head: &Hash) -> Result<()> {
+        crate::name::check_name(name)?;
+        let path = self.at(&format!("refs/{name}"));
+        let mode = match was {
+            None => PutMode::Create,
+            Some(was) => PutMode::Update(UpdateVersion {
+                e_tag: was.version.e_tag.clone(),
+                version: was.version.version.clone(),
+            }),
+        };
+        let bytes = refs::render_ref(name, head).into_bytes();
+        match self.wait(self.write(&path, bytes.clone(), mode)) {
+            Ok(()) => {}
+            Err(Refusal::Precondition { .. } | Refusal::AlreadyExists { .. }) => {
+                let now = self.head(name)?.map_or("no such name".into(), |h| h.hash.to_string());
+                // A retried request may have been carried out the first time.
+                if now != head.to_string() {
+                    let expected = was.map_or("no such name".into(), |h| h.hash.to_string());
+                    return Err(Error::Moved { name: name.to_owned(), found: now, expected });
+                }
+            }
+            Err(Refusal::NotImplemented { .. } | Refusal::NotSupported { .. }) => {
+                return Err(Error::Remote {
+                    url: self.url.clone(),
+                    action: format!("move the name '{name}'"),
+                    reason: "this place has no conditional write, so another writer's state could be lost; \
+                             use one that has, or push under a name of your own"
+                        .into(),
+                });
+            }
+            Err(e) => return Err(self.error(format!("write the name '{name}'"), e)),
+        }
+        // A place that says yes and stores something else is found out here.
+        match self.wait(self.small(&path, MAX_REF_BYTES as u64))? {
+            Some((found, _)) if refs::parse_ref(name, &found).is_ok() => Ok(()),
+            found => {
+                let found = found.map_or("nothing".into(), |(bytes, _)| format!("{} bytes", bytes.len()));
+                Err(Error::damaged(format!("the name '{name}' at {}", self.url), found, "what was just written"))
+            }
+        }
+    }
+
+    fn is_shallow(&self, manifest: &Hash) -> Result<bool> {
+        Ok(self.wait(self.small(&self.at(&format!("shallow/{manifest}")), 0))?.is_some())
+    }
+
+    fn mark_shallow(&self, manifest: &Hash) -> Result<()> {
+        let path = self.at(&format!("shallow/{manifest}"));
+        let done = self.wait(self.write(&path, Vec::new(), PutMode::Overwrite));
+        done.map_err(|e| self.error(format!("write {path}"), e))
+    }
+}
