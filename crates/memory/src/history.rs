@@ -247,7 +247,7 @@ impl Store {
         }
     }
 
-    fn remove_file(&self, path: &Path) -> Result<()> {
+    pub(crate) fn remove_file(&self, path: &Path) -> Result<()> {
         let disk: &dyn Disk = self.disk();
         disk.remove(path).map_err(Error::io("remove", path))?;
         let folder = path.parent().unwrap_or(path);

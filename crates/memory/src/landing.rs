@@ -121,6 +121,10 @@ impl Writer {
             }
             store.mark_shallow(last)?;
         }
+        // What has its parent now needs no excuse.
+        for (hash, _) in arrival.chain.iter().rev().skip(1).filter(|(hash, _)| store.is_shallow(hash)) {
+            store.remove_file(&store.path("shallow").join(hash.to_string()))?;
+        }
         store.with_index(&mut |db| crate::index::insert(db, &arrival.chain))?;
         if let Some(expect) = expect {
             self.point(name, expect, head)?;

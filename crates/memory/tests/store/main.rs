@@ -1,5 +1,7 @@
 //! The store from outside, as the engine and the command line use it.
 
 mod basics;
+#[cfg(feature = "cloud")]
+mod carry;
 mod keeping;
 mod stand;
