@@ -1,6 +1,7 @@
 //! The one integration binary: laws over every fixture, the command line, the shape of the house.
 
 mod cli;
+mod cli_state;
 mod fixtures;
 mod laws;
 #[allow(dead_code)]

@@ -9,6 +9,7 @@ mod list;
 mod logits;
 mod quantize;
 mod shared;
+mod state;
 
 use clap::{Parser, Subcommand};
 
@@ -38,6 +39,8 @@ enum Verb {
     Logits(logits::Args),
     /// Quantise a dense folder to MLX affine
     Quantize(quantize::Args),
+    /// Look after sleeping states: list, fork, carry, check
+    State(state::Args),
 }
 
 /// A mistake in how a command was used: exit code 2.
@@ -61,6 +64,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::List(args) => list::run(args),
         Verb::Logits(args) => logits::run(args),
         Verb::Quantize(args) => quantize::run(args),
+        Verb::State(args) => state::run(args),
     }
 }
 

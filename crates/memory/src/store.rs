@@ -257,7 +257,7 @@ impl Store {
     }
 
     /// The header of an object and the length of its file, without reading the body.
-    pub(crate) fn header(&self, object: &Hash) -> Result<(Header, u64)> {
+    pub fn header(&self, object: &Hash) -> Result<(Header, u64)> {
         let (mut file, file_bytes) = self.open_object(object)?;
         let what = format!("object {object}");
         let mut bytes = [0; HEADER_BYTES];
