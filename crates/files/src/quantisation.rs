@@ -66,7 +66,12 @@ impl Quantisation {
                 None => return Ok(Quantisation::default()),
             },
         };
-        if let Some(method) = section.optional_text("quant_method")?.filter(|m| *m != "mlx" && !section.has(GROUP)) {
+        let method = section.optional_text("quant_method")?;
+        if method == Some("mxfp4") {
+            // Told tensor by tensor: `_blocks` and `_scales` beside plain weights.
+            return Ok(Quantisation::default());
+        }
+        if let Some(method) = method.filter(|m| *m != "mlx" && !section.has(GROUP)) {
             let expected = "MLX affine weights, plain weights, or a GGUF file: use another conversion of this model";
             return Err(section.refuse("quant_method", format!("'{}'", excerpt(method)), expected));
         }

@@ -298,6 +298,9 @@ impl Weights {
     }
 
     fn open(&self, name: &str, k: Option<usize>) -> Result<Matrix<'_>> {
+        if !self.contains(name) && self.contains(&format!("{name}_blocks")) {
+            return self.open_blocks(name);
+        }
         let (name, slot) = self.find(name)?;
         let view = self.show(name, slot);
         let shape = self.rows_of(name, view.shape)?;
@@ -372,6 +375,30 @@ impl Weights {
         let bytes = PlaneBytes { codes, scales, biases };
         let k = groups.saturating_mul(choice.group);
         let source = PlaneMatrix::new(planes, spec, bytes, (n, k)).map_err(self.wrap(name))?;
+        Ok(Box::new(Mapped::new(source, held)))
+    }
+
+    /// MXFP4 as gpt-oss stores it: `_blocks` `[.., N, K / 32, 16]` of nibbles in order, `_scales` `[.., N, K / 32]`.
+    fn open_blocks(&self, name: &str) -> Result<Matrix<'_>> {
+        let (blocks_name, blocks) = self.find(&format!("{name}_blocks"))?;
+        let (scales_name, scales) = self.find(&format!("{name}_scales"))?;
+        let (n, groups) = self.rows_of(scales_name, &scales.shape)?;
+        let is_bytes = |slot: &Slot| matches!(slot.storage, Storage::Plain(Element::U8));
+        if blocks.shape.split_last() != Some((&16, scales.shape.as_slice())) || !is_bytes(blocks) {
+            let expected = format!("{:?} and 16 bytes each, U8", scales.shape);
+            return Err(self.refuse(blocks_name, "shape", format!("{:?}", blocks.shape), expected));
+        }
+        if !is_bytes(scales) {
+            return Err(self.refuse(scales_name, "element type", scales.storage.name(), "U8 exponents"));
+        }
+        let planes = quant::find(&self.rows, "mxfp4").and_then(|row| row.planes);
+        let planes = planes.ok_or_else(|| self.refuse(blocks_name, "format", "mxfp4", "one that this build reads"))?;
+        let spec = PlaneSpec { bits: 4, group: 32, dtype: DType::U8 };
+        let held = self.held(blocks).into_iter().chain(self.held(scales)).collect();
+        let (codes, scales) = (self.show(blocks_name, blocks).bytes, self.show(scales_name, scales).bytes);
+        let k = groups.saturating_mul(32);
+        let source = PlaneMatrix::new(planes, spec, PlaneBytes { codes, scales, biases: &[] }, (n, k))
+            .map_err(self.wrap(blocks_name))?;
         Ok(Box::new(Mapped::new(source, held)))
     }
 

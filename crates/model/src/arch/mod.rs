@@ -6,15 +6,18 @@ pub mod gemma3_text;
 pub mod gemma4_text;
 pub mod gguf;
 pub mod glm4_moe;
+pub mod gpt_oss;
 pub mod granite;
 pub mod lfm2;
 pub mod llama;
 pub mod mamba;
 pub mod mamba2;
+pub mod minimax_m2;
 pub mod ministral3;
 pub mod mistral;
 pub mod mixtral;
 pub mod olmo3;
+pub mod olmoe;
 pub mod phi3;
 pub mod qwen2;
 pub mod qwen2_moe;
@@ -53,15 +56,18 @@ pub static ARCHS: &[ArchEntry] = &[
     gemma3_text::ENTRY,
     gemma4_text::ENTRY,
     glm4_moe::ENTRY,
+    gpt_oss::ENTRY,
     granite::ENTRY,
     lfm2::ENTRY,
     llama::ENTRY,
     mamba::ENTRY,
     mamba2::ENTRY,
+    minimax_m2::ENTRY,
     ministral3::ENTRY,
     mistral::ENTRY,
     mixtral::ENTRY,
     olmo3::ENTRY,
+    olmoe::ENTRY,
     phi3::ENTRY,
     qwen2::ENTRY,
     qwen2_moe::ENTRY,

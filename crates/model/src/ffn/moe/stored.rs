@@ -14,6 +14,8 @@ use crate::ffn::glu::Shape;
 pub enum Fused {
     /// `[E, 2·inner, D]`: all rows of the gate, then all rows of up.
     Rows,
+    /// `[E, 2·inner, D]`: gate and up row by row.
+    Pairs,
     /// `[E, D, 2·inner]`, and down `[E, inner, D]`: turned, and gate and up column by column.
     TurnedPairs,
 }
@@ -94,11 +96,13 @@ impl Stored {
                 };
                 return Ok(stored(gate.map(|g| one(g, inner)), one(up, inner), one(down, width)));
             }
-            for suffix in ["", ".weight"] {
-                let (both, down) = (format!("{folder}.gate_up_proj"), format!("{folder}.down_proj"));
-                if gate.is_some() && b.has(&format!("{both}{suffix}")) {
-                    return Ok(fused(spec.fused, (&both, &down, suffix), (width, inner), stored));
-                }
+            let (both, down) = (format!("{folder}.gate_up_proj"), format!("{folder}.down_proj"));
+            let lies = |ending: &str| gate.is_some() && b.has(&format!("{both}{ending}"));
+            if let Some(suffix) = ["", ".weight"].into_iter().find(|s| lies(s)) {
+                return Ok(fused(spec.fused, (&both, &down, suffix), (width, inner), stored));
+            }
+            if lies("_blocks") {
+                return Ok(fused(Fused::Pairs, (&both, &down, ""), (width, inner), stored));
             }
         }
         if b.has("input_linear.weight") {
@@ -149,7 +153,7 @@ fn fused(
         let (name, bias) = (format!("{leaf}{suffix}"), format!("{leaf}_bias"));
         At::Stacked(Stacked { name, bias, all, first, step, turned })
     };
-    let (up, step) = if turned { (1, 2) } else { (inner, 1) };
+    let (up, step) = if how == Fused::Rows { (inner, 1) } else { (1, 2) };
     stored(Some(at(both, 2 * inner, 0, step)), at(both, 2 * inner, up, step), at(down, width, 0, 1))
 }
 

@@ -1,0 +1,28 @@
+//! OLMoE: norms over all heads of q and k at once, a mixture of experts in every layer.
+
+use super::{ArchEntry, Source};
+use crate::error::{Error, Result};
+use crate::ffn::moe;
+use crate::plan::{NormWeight, Plan};
+
+/// The row.
+pub const ENTRY: ArchEntry = ArchEntry {
+    name: "olmoe",
+    aliases: &[],
+    about: "OLMoE: mixture of experts, flat norms on q and k",
+    plan,
+    gguf: None,
+};
+
+fn plan(source: &Source<'_>) -> Result<Plan> {
+    if let Some(clip) = source.config.optional_f64("clip_qkv")? {
+        return Err(Error::config("clip_qkv", clip, "null: clipped queries and keys are not built"));
+    }
+    source.decoder(ENTRY.name, NormWeight::Plain, |i| {
+        let mut attention = source.attention(i)?;
+        attention.qk_norm = Some((source.eps()?, NormWeight::Plain));
+        attention.flat_qk_norm = true;
+        let experts = Box::new(moe::Spec::from_config(&source.config)?);
+        source.pre_norm(NormWeight::Plain, ("self_attn", Box::new(attention)), experts)
+    })
+}
