@@ -23,10 +23,10 @@ mod load;
 pub use embedded::EMBEDDED;
 pub use error::{Error, Result};
 pub use load::{Check, LoadEvent, LoadedModel, Loader, Located, locate};
-pub use reverie_chat::{Conversation, Delta, Finish, GenerateSpec, Generation, Reason, Usage, Voice};
+pub use reverie_chat::{Bed, Conversation, Delta, Finish, GenerateSpec, Generation, Reason, Usage, Voice};
 pub use reverie_engine::sample::{PARAMS, SamplerParams};
 pub use reverie_engine::session::Go;
-pub use reverie_engine::{Engine, Forecast, Progress, Session, Synced};
+pub use reverie_engine::{Asleep, Engine, Forecast, Progress, Session, Synced};
 pub use reverie_model::Registries;
 
 /// The rooms, for callers who need more than the facade.

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use reverie_chat::{Conversation, GenerateSpec, Generation, Voice};
+use reverie_engine::memory::Store;
 use reverie_engine::session::Go;
-use reverie_engine::{Engine, EngineSpec, Progress, Session};
+use reverie_engine::{Cellar, Engine, EngineSpec, Progress, Session};
 use reverie_files::Checkpoint;
 use reverie_files::hub::{self, HubConfig};
 use reverie_model::{Registries, assemble};
@@ -16,8 +17,11 @@ use crate::backends::{self, BackendSpec};
 use crate::error::{Error, Result};
 use crate::{EMBEDDED, embedded};
 
+mod identity;
 mod source;
 mod voice;
+
+use identity::Facts;
 
 /// What is heard while a model loads.
 #[derive(Clone, Copy, Debug)]
@@ -140,7 +144,8 @@ impl Loader {
             let voice = scope.spawn(|| voice::of(checkpoint, self.template.as_deref()));
             let (engine, notes) = self.engine(checkpoint, hear)?;
             let voice = voice.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            Ok(LoadedModel { engine, voice: Arc::new(voice), notes })
+            let facts = Facts::of(checkpoint, voice.template.as_ref().map(|t| t.source().to_owned()))?;
+            Ok(LoadedModel { engine, voice: Arc::new(voice), notes, facts })
         })
     }
 
@@ -190,6 +195,7 @@ pub struct LoadedModel {
     engine: Arc<Engine>,
     voice: Arc<Voice>,
     notes: Notes,
+    facts: Facts,
 }
 
 impl LoadedModel {
@@ -211,6 +217,15 @@ impl LoadedModel {
     /// An empty conversation through the chat template.
     pub fn conversation(&self) -> Conversation {
         Conversation::new(self.session())
+    }
+
+    /// Opens the store at `place` (the user's own without one) and lets this model's sessions sleep and wake there. `hear` follows
+    /// the hashing of weights that the store has not seen (file, bytes done, bytes in all).
+    pub fn open_store(&self, place: Option<&Path>, hear: &mut dyn FnMut(&Path, u64, u64)) -> Result<Store> {
+        let store = identity::open_store(place)?;
+        let identity = self.facts.identity(&self.engine, &store, hear)?;
+        self.engine.attach(Cellar { store: store.clone(), identity });
+        Ok(store)
     }
 
     /// Continues a plain text.

@@ -23,6 +23,17 @@ pub fn oracles() -> Vec<PathBuf> {
     found
 }
 
+/// The oracles whose context holds `tokens`.
+pub fn long_enough(tokens: usize) -> Vec<PathBuf> {
+    let holds = |path: &PathBuf| {
+        let loader = Loader { check: reverie::Check::WithBudget, ..Loader::default() };
+        load(&loader, path).engine().context() >= tokens
+    };
+    let found: Vec<_> = oracles().into_iter().filter(holds).collect();
+    assert!(found.len() >= 10, "only {} fixtures hold {tokens} tokens", found.len());
+    found
+}
+
 /// Every whole GGUF file among the fixtures.
 pub fn ggufs() -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = Vec::new();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use reverie::backends::{self, BackendSpec};
-use reverie::rooms::engine::{Engine, EngineSpec};
+use reverie::rooms::engine::Engine;
 use reverie::rooms::model::arch::Source;
 use reverie::rooms::model::{Model, Sequence, State, Want, assemble};
 use reverie::rooms::tensor::{Class, Numerics};
@@ -168,7 +168,7 @@ fn synthetic_engine(args: &Args, shape: &str) -> anyhow::Result<Arc<Engine>> {
         bar.set_position(done as u64);
     })?;
     bar.finish_and_clear();
-    let spec = EngineSpec { kv: args.load.kv(), chunk: engine_chunk(args), memory: args.load.memory };
+    let spec = args.load.engine();
     Ok(Arc::new(Engine::new(Arc::new(model), None, &loader.registries, &spec)?))
 }
 

@@ -5,9 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use anyhow::Context;
+use reverie::rooms::chat::{Error as ChatError, FOLD_PROMPT};
 use reverie::{Conversation, EMBEDDED, Finish, GenerateSpec, Go, LoadedModel, Reason};
 use rustyline::error::ReadlineError;
 
+use super::remember::{StateArgs, follow, sampler_json};
 use super::shared::{LoadArgs, SamplerArgs, bytes, progress_bar};
 
 /// Arguments of `chat`.
@@ -25,24 +28,42 @@ pub struct Args {
     /// Template argument, such as enable_thinking=false; may be given several times
     #[arg(long = "arg", value_name = "NAME=VALUE")]
     arguments: Vec<String>,
+    /// What asks the model for a summary when the conversation is folded
+    #[arg(long, value_name = "FILE")]
+    fold_prompt: Option<PathBuf>,
+    #[command(flatten)]
+    state: StateArgs,
     #[command(flatten)]
     load: LoadArgs,
     #[command(flatten)]
     sampler: SamplerArgs,
 }
 
+/// Tokens of a summary.
+const FOLD_TOKENS: usize = 256;
+
+/// Exchanges that a fold leaves as they were said.
+const FOLD_RECENT: usize = 2;
+
 const HELP: &str = "\
 /help            this text
 /system [TEXT]   set the system message, or remove it
 /reset           forget the conversation
-/stats           what was read, reused and written, and the memory in use
+/fold            summarise the conversation and go on from the summary; what was said stays in the state's history
+/state           where the conversation sleeps
+/stats           what was read, reused and written, where prompts diverged, and the memory in use
 /quit            leave (so does Ctrl-D); Ctrl-C stops an answer";
 
 /// Talks until the input ends.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let model = args.load.load(&args.model)?;
+    let fold_prompt = match &args.fold_prompt {
+        Some(path) => std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?,
+        None => FOLD_PROMPT.to_owned(),
+    };
     let mut talk = Talk {
-        conversation: model.conversation(),
+        conversation: args.state.conversation(&model)?,
+        fold_prompt,
         spec: GenerateSpec {
             sampler: args.sampler.over(model.voice().sampler_defaults())?,
             max_tokens: args.max_tokens,
@@ -59,7 +80,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
         talk.conversation.arguments.insert(name.into(), value);
     }
-    talk.conversation.set_system(args.system.as_deref());
+    if args.system.is_some() {
+        talk.conversation.set_system(args.system.as_deref());
+    }
     let cancel = Arc::new(AtomicBool::new(false));
     talk.spec.cancel = Arc::clone(&cancel);
     // The handler only raises the flag: the answer stops, the program stays.
@@ -78,6 +101,7 @@ struct Totals {
 struct Talk<'a> {
     model: &'a LoadedModel,
     conversation: Conversation,
+    fold_prompt: String,
     spec: GenerateSpec,
     last: Option<Finish>,
     totals: Totals,
@@ -86,6 +110,9 @@ struct Talk<'a> {
 impl Talk<'_> {
     fn interactive(&mut self) -> anyhow::Result<()> {
         println!("{} · /help for commands, Ctrl-D to leave", self.model.summary());
+        if let Some(name) = self.conversation.name().filter(|_| self.conversation.turns() > 0) {
+            println!("'{name}' is awake after {} exchanges", self.conversation.turns());
+        }
         let mut editor = rustyline::DefaultEditor::new()?;
         let history = history_file();
         if let Some(path) = &history {
@@ -141,6 +168,8 @@ impl Talk<'_> {
                 println!("(system message {})", if text.is_empty() { "removed" } else { "set" });
             }
             ("/stats", _) => self.stats(),
+            ("/state", _) => self.state(),
+            ("/fold", _) => self.fold()?,
             (word, _) if word.starts_with('/') => println!("(no command {word}; /help lists them)"),
             _ => self.ask(line)?,
         }
@@ -191,7 +220,7 @@ impl Talk<'_> {
                 match &finish.reason {
                     Reason::Cancelled => println!("(stopped)"),
                     Reason::Context => println!(
-                        "(the context of {} tokens is full; /reset starts anew)",
+                        "(the context of {} tokens is full; /fold goes on from a summary, /reset starts anew)",
                         self.model.engine().context()
                     ),
                     Reason::Length => println!("(stopped at --max-tokens)"),
@@ -201,6 +230,10 @@ impl Talk<'_> {
                 self.totals.reused += finish.usage.reused_tokens;
                 self.totals.answer += finish.usage.answer_tokens;
                 self.last = Some(finish);
+                self.sleep()
+            }
+            Err(e @ ChatError::NoRoom { .. }) => {
+                println!("({e}; /fold goes on from a summary)");
                 Ok(())
             }
             // A question that cannot be asked leaves the conversation as it was; say why and go on.
@@ -210,6 +243,32 @@ impl Talk<'_> {
             }
             Err(e) => Err(e.into()),
         }
+    }
+
+    /// Writes the conversation, if it has a name: whatever happens later, this answer is remembered.
+    fn sleep(&mut self) -> anyhow::Result<()> {
+        if self.conversation.name().is_some() {
+            self.conversation.sleep(sampler_json(&self.spec.sampler)?)?;
+        }
+        Ok(())
+    }
+
+    fn state(&self) {
+        match self.conversation.name() {
+            Some(name) => println!("'{name}', {} exchanges", self.conversation.turns()),
+            None => println!("(this conversation has no name; start with --state NAME to keep it)"),
+        }
+    }
+
+    fn fold(&mut self) -> anyhow::Result<()> {
+        let spec = GenerateSpec { max_tokens: Some(FOLD_TOKENS), ..self.spec.clone() };
+        let bar = progress_bar(0, "folding [{bar:30}] {pos}/{len} tokens");
+        let recent = FOLD_RECENT.min(self.conversation.turns());
+        let done =
+            self.conversation.fold(self.model.voice(), &self.fold_prompt, recent, spec, &mut |p| follow(&bar, p));
+        bar.finish_and_clear();
+        println!("(folded; going on from this summary and the last {recent} exchanges)\n{}", done?);
+        Ok(())
     }
 
     fn stats(&self) {
@@ -233,6 +292,19 @@ impl Talk<'_> {
             "all:  prompts {}, reused {}, answers {} tokens",
             self.totals.prompt, self.totals.reused, self.totals.answer
         );
+        let kept = self.model.engine().kept();
+        println!(
+            "kept: {} for later; {} of {} reads found something, {} tokens saved, {} pages and marks given up",
+            bytes(kept.held_bytes),
+            kept.counters.hits,
+            kept.counters.hits + kept.counters.misses,
+            kept.counters.tokens_saved,
+            kept.counters.evictions
+        );
+        if let Some(d) = kept.counters.divergences.back() {
+            let say = |ids: &[u32]| self.model.voice().decode(ids).unwrap_or_default();
+            println!("diverged: at token {}, known {:?}, asked {:?}", d.at, say(&d.known), say(&d.asked));
+        }
         let usage = self.model.engine().model().backend().memory().usage();
         println!(
             "state: {} of {} tokens, {}; memory {} (peak {})",

@@ -2,10 +2,13 @@
 
 use std::io::{Read, Write};
 
-use reverie::{GenerateSpec, Reason};
-use serde_json::json;
+use reverie::rooms::engine::sample::TokenLogprob;
+use reverie::rooms::text::Specials;
+use reverie::{Delta, Finish, GenerateSpec, LoadedModel, Reason, Session};
+use serde_json::{Value, json};
 
 use super::UsageError;
+use super::remember::{Remembered, StateArgs, follow, sampler_json};
 use super::shared::{LoadArgs, SamplerArgs, progress_bar};
 
 /// Arguments of `generate`.
@@ -31,6 +34,8 @@ pub struct Args {
     /// One JSON object at the end instead of streamed text
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    state: StateArgs,
     #[command(flatten)]
     load: LoadArgs,
     #[command(flatten)]
@@ -58,48 +63,117 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         logprobs: args.logprobs,
         ..GenerateSpec::default()
     };
-    let mut session = model.session();
-    let (ids, text) = if args.chat {
-        let message = json!({"role": "user", "content": prompt});
-        let text = model.voice().render(&[message], &[], &serde_json::Map::new())?;
-        (model.voice().encode_rendered(&text)?, text)
-    } else {
-        (model.voice().encode_text(&prompt)?, String::new())
-    };
-    let bar = progress_bar(ids.len() as u64, "reading [{bar:30}] {pos}/{len} tokens");
-    let mut generation = model.generate_ids(&mut session, (&ids, &text), spec, &mut |p| {
-        bar.set_position(p.done as u64);
-        reverie::Go::On
-    })?;
-    bar.finish_and_clear();
-    let mut out = std::io::stdout().lock();
-    let (mut answer, mut thinking, mut tokens) = (String::new(), String::new(), Vec::new());
-    for delta in generation.by_ref() {
-        let delta = delta?;
-        if args.json {
-            answer.push_str(&delta.text);
-            thinking.push_str(&delta.thinking);
-            if let Some(id) = delta.token {
-                let one = |t: &reverie::rooms::engine::sample::TokenLogprob| json!({"id": t.id, "logprob": t.logprob});
-                tokens.push(match &delta.logprobs {
-                    Some(l) => {
-                        json!({"id": id, "logprob": l.chosen.logprob, "top": l.top.iter().map(one).collect::<Vec<_>>()})
-                    }
-                    None => json!({"id": id}),
-                });
+    let remembered = args.state.wake(&model)?;
+    let mut out = Out { json: args.json, ..Out::default() };
+    let conversation = args.chat || remembered.as_ref().is_some_and(Remembered::is_conversation);
+    let finish = match remembered {
+        Some(remembered) if conversation => {
+            let mut conversation = remembered.conversation(&model)?;
+            let bar = progress_bar(0, READING);
+            let sampler = sampler_json(&spec.sampler)?;
+            let mut broken = None;
+            let finish = conversation.ask(model.voice(), &prompt, spec, &mut |p| follow(&bar, p), &mut |delta| {
+                bar.finish_and_clear();
+                broken = broken.take().or(out.hear(delta).err());
+            })?;
+            broken.map_or(Ok(()), Err)?;
+            if conversation.name().is_some() {
+                conversation.sleep(sampler)?;
             }
-        } else {
+            finish
+        }
+        Some(mut remembered) => {
+            let (mut ids, mut text) = remembered.plain(&model)?;
+            // A text that goes on is not framed a second time.
+            let specials = if ids.is_empty() { Specials::ParseAndFrame } else { Specials::Parse };
+            ids.extend(model.voice().tokenizer.encode(&prompt, specials)?);
+            text.push_str(&prompt);
+            let sampler = sampler_json(&spec.sampler)?;
+            let mut session = std::mem::replace(&mut remembered.session, model.session());
+            let finish = stream(&model, &mut session, (&ids, ""), spec, &mut out)?;
+            // The last token of an answer that was cut short is read too: it is part of the text.
+            ids.extend(&out.ids);
+            session.sync(&ids, &mut |_| reverie::Go::On)?;
+            text.push_str(&model.voice().decode(&out.ids)?);
+            remembered.sleep_plain(&mut session, text, sampler)?;
+            finish
+        }
+        None if args.chat => {
+            let message = json!({"role": "user", "content": prompt});
+            let text = model.voice().render(&[message], &[], &serde_json::Map::new())?;
+            let ids = model.voice().encode_rendered(&text)?;
+            stream(&model, &mut model.session(), (&ids, &text), spec, &mut out)?
+        }
+        None => {
+            let ids = model.voice().encode_text(&prompt)?;
+            stream(&model, &mut model.session(), (&ids, ""), spec, &mut out)?
+        }
+    };
+    out.end(&finish)
+}
+
+const READING: &str = "reading [{bar:30}] {pos}/{len} tokens";
+
+/// Reads `ids`, then hands every piece of the answer to `out`.
+fn stream(
+    model: &LoadedModel,
+    session: &mut Session,
+    (ids, text): (&[u32], &str),
+    spec: GenerateSpec,
+    out: &mut Out,
+) -> anyhow::Result<Finish> {
+    let bar = progress_bar(ids.len() as u64, READING);
+    let mut generation = model.generate_ids(session, (ids, text), spec, &mut |p| follow(&bar, p))?;
+    bar.finish_and_clear();
+    for delta in generation.by_ref() {
+        out.hear(&delta?)?;
+    }
+    Ok(generation.finish())
+}
+
+/// The answer on its way to stdout: streamed, or gathered for one JSON object.
+#[derive(Default)]
+struct Out {
+    json: bool,
+    ids: Vec<u32>,
+    answer: String,
+    thinking: String,
+    tokens: Vec<Value>,
+}
+
+impl Out {
+    fn hear(&mut self, delta: &Delta) -> anyhow::Result<()> {
+        self.ids.extend(delta.token);
+        if !self.json {
+            let mut out = std::io::stdout().lock();
             write!(out, "{}{}", delta.thinking, delta.text)?;
             out.flush()?;
+            return Ok(());
         }
+        self.answer.push_str(&delta.text);
+        self.thinking.push_str(&delta.thinking);
+        if let Some(id) = delta.token {
+            let one = |t: &TokenLogprob| json!({"id": t.id, "logprob": t.logprob});
+            self.tokens.push(match &delta.logprobs {
+                Some(l) => {
+                    json!({"id": id, "logprob": l.chosen.logprob, "top": l.top.iter().map(one).collect::<Vec<_>>()})
+                }
+                None => json!({"id": id}),
+            });
+        }
+        Ok(())
     }
-    let finish = generation.finish();
-    if args.json {
+
+    fn end(self, finish: &Finish) -> anyhow::Result<()> {
+        if !self.json {
+            println!();
+            return Ok(());
+        }
         let u = finish.usage;
         let value = json!({
-            "text": answer,
-            "thinking": thinking,
-            "tokens": tokens,
+            "text": self.answer,
+            "thinking": self.thinking,
+            "tokens": self.tokens,
             "finish": reason(&finish.reason),
             "prompt_tokens": u.prompt_tokens,
             "reused_tokens": u.reused_tokens,
@@ -107,11 +181,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             "prefill_ms": u.prefill.as_secs_f64() * 1e3,
             "decode_ms": u.decode.as_secs_f64() * 1e3,
         });
-        writeln!(out, "{}", serde_json::to_string_pretty(&value)?)?;
-    } else {
-        writeln!(out)?;
+        println!("{}", serde_json::to_string_pretty(&value)?);
+        Ok(())
     }
-    Ok(())
 }
 
 /// The word for why an answer ended.

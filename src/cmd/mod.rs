@@ -8,6 +8,8 @@ mod inspect;
 mod list;
 mod logits;
 mod quantize;
+mod read;
+mod remember;
 mod shared;
 mod state;
 
@@ -39,6 +41,8 @@ enum Verb {
     Logits(logits::Args),
     /// Quantise a dense folder to MLX affine
     Quantize(quantize::Args),
+    /// Read files once and sleep on them
+    Read(read::Args),
     /// Look after sleeping states: list, fork, carry, check
     State(state::Args),
 }
@@ -64,6 +68,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::List(args) => list::run(args),
         Verb::Logits(args) => logits::run(args),
         Verb::Quantize(args) => quantize::run(args),
+        Verb::Read(args) => read::run(args),
         Verb::State(args) => state::run(args),
     }
 }

@@ -21,6 +21,9 @@ pub struct LoadArgs {
     /// Byte budget for weights, state and scratch, such as 4GiB or 800MB
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub memory: Option<u64>,
+    /// Most bytes of state that are kept for later while no conversation holds them; --memory comes first
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "2GiB")]
+    pub keep: u64,
     /// Compute in f32 throughout: activations where they meet integer weights, and keys and values unless --kv says otherwise
     #[arg(long)]
     pub exact: bool,
@@ -42,10 +45,15 @@ impl LoadArgs {
         self.kv.as_deref().unwrap_or(usual).to_owned()
     }
 
+    /// How the engine is set up.
+    pub fn engine(&self) -> EngineSpec {
+        EngineSpec { kv: self.kv(), chunk: self.chunk, memory: self.memory, keep: self.keep }
+    }
+
     /// A loader with these choices.
     pub fn loader(&self) -> anyhow::Result<Loader> {
-        let engine = EngineSpec { kv: self.kv(), chunk: self.chunk, memory: self.memory };
-        let mut loader = Loader { threads: self.threads, exact: self.exact, engine, ..Loader::default() };
+        let mut loader =
+            Loader { threads: self.threads, exact: self.exact, engine: self.engine(), ..Loader::default() };
         if let Some(path) = &self.template {
             let text = std::fs::read_to_string(path)
                 .with_context(|| format!("cannot read the template {}", path.display()))?;

@@ -12,7 +12,7 @@ fn the_forecast_is_what_the_run_takes() {
         let loader = Loader { threads: Some(1), check: Check::Always, ..Loader::default() };
         let loaded = load(&loader, &path);
         let engine = loaded.engine();
-        let context = 500;
+        let context = 500.min(engine.context());
         let forecast = engine.forecast(context, 1).expect("forecast").expect("checked");
         let memory = engine.model().backend().memory();
         memory.reset_peak();

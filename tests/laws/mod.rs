@@ -4,4 +4,6 @@ mod budget;
 mod oracle;
 mod pack;
 mod pocket;
+mod prefix;
 mod same_bits;
+mod sleep;

@@ -19,6 +19,15 @@ pub enum Error {
         /// Positions of the model.
         context: usize,
     },
+    /// A conversation without a name cannot sleep.
+    #[error("this conversation has no name to sleep under; give it one first")]
+    NoName,
+    /// A sleeping state that is no conversation.
+    #[error("this state holds {found}, expected a conversation; continue it with `generate`")]
+    NoConversation {
+        /// What it says it is.
+        found: String,
+    },
     /// The reading room refused.
     #[error(transparent)]
     Text(#[from] reverie_text::TextError),

@@ -6,7 +6,7 @@ pub mod error;
 pub mod generate;
 pub mod voice;
 
-pub use conversation::Conversation;
+pub use conversation::{Bed, Conversation, FOLD_PROMPT};
 pub use error::{Error, Result};
 pub use generate::{Delta, Finish, GenerateSpec, Generation, Reason, Usage};
 pub use voice::Voice;

@@ -1,7 +1,7 @@
 //! How a model is spoken to: its tokenizer, its template, the tokens that end an answer, and what its makers recommend.
 
 use reverie_engine::sample::SamplerParams;
-use reverie_text::{ChatTemplate, GenerationConfig, GenerationPrompt, RenderRequest, Specials, Tokenizer};
+use reverie_text::{ChatTemplate, GenerationConfig, GenerationPrompt, RenderRequest, SpecialText, Specials, Tokenizer};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
@@ -31,6 +31,24 @@ impl Voice {
             arguments: Some(arguments),
         };
         Ok(template.render(&request)?)
+    }
+
+    /// The text of `messages` that nobody answers yet: what many conversations may begin with.
+    pub fn render_opening(&self, messages: &[Value], arguments: &Map<String, Value>) -> Result<String> {
+        let template = self.template.as_ref().ok_or(Error::NoTemplate)?;
+        let request = RenderRequest {
+            messages,
+            tools: &[],
+            documents: &[],
+            generation_prompt: GenerationPrompt::Omit,
+            arguments: Some(arguments),
+        };
+        Ok(template.render(&request)?)
+    }
+
+    /// What ids say, special tokens included.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        Ok(self.tokenizer.decode(ids, SpecialText::Show)?)
     }
 
     /// Ids of a rendered prompt, which writes its own special tokens.

@@ -40,12 +40,15 @@ impl Forecaster {
             return Ok(f);
         }
         let memory = self.shadow.model().backend().memory();
-        // Scratch that an earlier forecast left must not count in this one.
+        // What an earlier forecast left must not count in this one.
+        self.shadow.forget();
         memory.trim();
         memory.reset_peak();
-        let tokens = vec![0; context.saturating_sub(1)];
+        let vocab = self.shadow.model().plan().vocab.max(1);
         let mut sessions: Vec<_> = (0..batch).map(|_| self.shadow.session()).collect();
-        for session in &mut sessions {
+        for (i, session) in sessions.iter_mut().enumerate() {
+            // Texts that share nothing: the worst that a batch can be.
+            let tokens = vec![(i % vocab) as u32; context.saturating_sub(1)];
             if !tokens.is_empty() {
                 session.sync(&tokens, &mut |_| Go::On)?;
             }

@@ -1,12 +1,15 @@
 //! One model with its cache scheme and its budget; the maker of sessions.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use reverie_model::{CacheEntry, Model, Registries};
+use reverie_model::{CacheEntry, Model, Registries, State};
+use reverie_tensor::Class;
 
 use crate::budget::{Forecast, Forecaster};
 use crate::error::{Error, Result};
 use crate::session::Session;
+use crate::sleep::Cellar;
+use crate::tree::{Counters, Standing, Tree};
 
 /// How an engine is set up.
 #[derive(Clone, Debug)]
@@ -17,11 +20,16 @@ pub struct EngineSpec {
     pub chunk: usize,
     /// Byte budget for weights, state and scratch.
     pub memory: Option<u64>,
+    /// Most bytes of pages and marks that are kept for later while no session holds them. The budget comes first.
+    pub keep: u64,
 }
+
+/// What is kept for later unless the caller chooses: a few long conversations of a small model.
+pub const DEFAULT_KEEP: u64 = 2 << 30;
 
 impl Default for EngineSpec {
     fn default() -> EngineSpec {
-        EngineSpec { kv: reverie_model::cache::DEFAULT_KV.into(), chunk: 512, memory: None }
+        EngineSpec { kv: reverie_model::cache::DEFAULT_KV.into(), chunk: 512, memory: None, keep: DEFAULT_KEEP }
     }
 }
 
@@ -31,8 +39,20 @@ pub struct Engine {
     pub(crate) cache: &'static CacheEntry,
     pub(crate) chunk: usize,
     limit: Option<u64>,
+    keep: u64,
+    tree: Mutex<Tree>,
+    pub(crate) cellar: OnceLock<Cellar>,
     forecaster: Option<Forecaster>,
     capacity: OnceLock<usize>,
+}
+
+/// What is kept for later.
+#[derive(Clone, Debug, Default)]
+pub struct Kept {
+    /// Bytes that only the prefix tree holds.
+    pub held_bytes: u64,
+    /// What it did so far.
+    pub counters: Counters,
 }
 
 impl Engine {
@@ -50,11 +70,16 @@ impl Engine {
             return Err(reverie_tensor::Error::value("chunk", 0, "at least one token").into());
         }
         model.backend().memory().set_limit(spec.memory);
+        let recurrent = model.state_specs().iter().any(|s| !s.slots.is_empty());
+        let standing = if recurrent { Standing::AtMarks } else { Standing::Anywhere };
         let plain = |model, limit, forecaster| Engine {
             model,
             cache,
             chunk: spec.chunk,
             limit,
+            keep: spec.keep,
+            tree: Mutex::new(Tree::new(standing)),
+            cellar: OnceLock::new(),
             forecaster,
             capacity: OnceLock::new(),
         };
@@ -118,6 +143,57 @@ impl Engine {
             }
         }
         Ok(*self.capacity.get_or_init(|| fits))
+    }
+
+    /// A state before the first token.
+    pub(crate) fn empty_state(&self) -> State {
+        self.model.new_state(self.cache)
+    }
+
+    /// The prefix tree.
+    pub(crate) fn tree(&self) -> MutexGuard<'_, Tree> {
+        self.tree.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets go of kept pages so that a session which already refers to `own_bytes` of state can grow to `tokens`.
+    pub(crate) fn make_room(&self, tokens: usize, own_bytes: usize) -> Result<()> {
+        let (Some(limit), Some(forecast)) = (self.limit, self.forecast(tokens, 1)?) else { return Ok(()) };
+        let others = self.model.backend().memory().usage().of(Class::State).saturating_sub(own_bytes as u64);
+        let over = (others + forecast.peak_bytes).saturating_sub(limit);
+        if over > 0 {
+            self.tree().evict(over);
+        }
+        Ok(())
+    }
+
+    /// Lets go of what is kept beyond `EngineSpec::keep`.
+    pub(crate) fn trim_tree(&self) {
+        let mut tree = self.tree();
+        let over = tree.held_bytes().saturating_sub(self.keep);
+        if over > 0 {
+            tree.evict(over);
+        }
+    }
+
+    /// Forgets everything that no session holds.
+    pub fn forget(&self) {
+        self.tree().clear();
+    }
+
+    /// Keeps the pages of `tokens` whatever the budget says, until `unpin`.
+    pub fn pin(&self, tokens: &[u32]) {
+        self.tree().pin(tokens, 1);
+    }
+
+    /// Takes one `pin` back.
+    pub fn unpin(&self, tokens: &[u32]) {
+        self.tree().pin(tokens, -1);
+    }
+
+    /// What is kept for later, and what that was good for.
+    pub fn kept(&self) -> Kept {
+        let tree = self.tree();
+        Kept { held_bytes: tree.held_bytes(), counters: tree.counters().clone() }
     }
 
     /// An empty session.

@@ -29,6 +29,45 @@ pub enum Error {
         /// Tokens asked for.
         total: usize,
     },
+    /// The engine has no store.
+    #[error("this engine has no store to sleep in or wake from; attach one first")]
+    NoStore,
+    /// A sleeping state was computed by something else.
+    #[error(
+        "the sleeping state's {field} is {asleep}, here it is {here}; wake it with what it was made with, or read its tokens \
+         again with --re-read"
+    )]
+    Identity {
+        /// What differs.
+        field: String,
+        /// What the state was made with.
+        asleep: String,
+        /// What this engine has.
+        here: String,
+    },
+    /// A sleeping state has pages of another size.
+    #[error(
+        "the sleeping state has pages of {found} tokens, this build has pages of {expected}; read its tokens again with --re-read"
+    )]
+    PageTokens {
+        /// In the manifest.
+        found: usize,
+        /// Here.
+        expected: usize,
+    },
+    /// A sleeping state lacks what it takes to stand somewhere.
+    #[error(
+        "the sleeping state cannot stand after {at} tokens; the deepest place before that is {deepest}: choose it, or a turn's end"
+    )]
+    CannotStand {
+        /// Asked for.
+        at: usize,
+        /// Where it can.
+        deepest: usize,
+    },
+    /// The store refused.
+    #[error(transparent)]
+    Memory(#[from] reverie_memory::Error),
     /// The model refused.
     #[error(transparent)]
     Model(#[from] reverie_model::Error),

@@ -6,8 +6,13 @@ pub mod engine;
 pub mod error;
 pub mod sample;
 pub mod session;
+pub mod sleep;
+pub mod tree;
 
 pub use budget::Forecast;
-pub use engine::{Engine, EngineSpec};
+pub use engine::{Engine, EngineSpec, Kept};
 pub use error::{Error, Result};
+pub use reverie_memory as memory;
 pub use session::{Progress, Session, Synced};
+pub use sleep::{Asleep, Cellar, Note};
+pub use tree::{Counters, Divergence};

@@ -3,31 +3,20 @@
 
 use std::sync::Arc;
 
-use reverie_model::{Checkpoint, Sequence, State, Want};
+use reverie_memory::Snapshot;
+use reverie_model::{Sequence, State, Want};
 use reverie_tensor::Tensor;
+use reverie_tensor::backend::PAGE_TOKENS;
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::tree::{Divergence, Found, Tree, Why};
 
-/// Marks a session keeps; the oldest but the first go first.
-const KEPT_MARKS: usize = 8;
+/// Interval marks of one long read; with more, every second goes and the interval doubles.
+const INTERVAL_MARKS: usize = 8;
 
-/// Tokens between the marks of a long read.
-const MARK_TOKENS: usize = 1024;
-
-/// A place where a session can stand again at no cost: the end of a read, and steps of a long one.
-#[derive(Clone)]
-struct Mark {
-    point: Checkpoint,
-    /// Kept where they were computed.
-    logits: Option<Tensor>,
-}
-
-impl Mark {
-    fn position(&self) -> usize {
-        self.point.position()
-    }
-}
+/// Tokens between the first marks of a long read.
+const INTERVAL_TOKENS: usize = 1024;
 
 /// How far a read has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,28 +37,37 @@ pub enum Go {
 }
 
 /// What a `sync` did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Synced {
-    /// Tokens found in the session.
+    /// Tokens that were known.
     pub reused: usize,
     /// Tokens computed.
     pub computed: usize,
+    /// Where the tokens left the nearest text that was known, if they did.
+    pub diverged: Option<Divergence>,
 }
 
-/// A timeline: tokens read, the state they left, the logits after the last.
+/// A timeline: tokens read, the state they left, the logits after the last. What it has read stays in the engine's prefix tree,
+/// for itself and for others, until the budget takes it.
 pub struct Session {
-    engine: Arc<Engine>,
-    state: State,
-    tokens: Vec<u32>,
-    logits: Option<Tensor>,
-    /// Ascending by position.
-    marks: Vec<Mark>,
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) state: State,
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) logits: Option<Tensor>,
+    /// Snapshots of this timeline that the store has, ascending by position.
+    pub(crate) asleep: Vec<Snapshot>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.keep_for_later();
+    }
 }
 
 impl Session {
     pub(crate) fn new(engine: Arc<Engine>) -> Session {
-        let state = engine.model.new_state(engine.cache);
-        Session { engine, state, tokens: Vec::new(), logits: None, marks: Vec::new() }
+        let state = engine.empty_state();
+        Session { engine, state, tokens: Vec::new(), logits: None, asleep: Vec::new() }
     }
 
     /// The engine it belongs to.
@@ -93,42 +91,60 @@ impl Session {
         Ok(self.engine.model.backend().read(logits)?)
     }
 
-    /// Makes the session stand after exactly `tokens`, with their logits: reuses the longest prefix at which every layer can
-    /// stand and reads the rest in chunks. `watch` hears each chunk and may stop; what was read then stays.
+    /// Makes the session stand after exactly `tokens`, with their logits: goes on from the deepest place at which every layer
+    /// can stand, in this session or in the engine's tree, and reads the rest in chunks. `watch` hears each chunk and may stop;
+    /// what was read then stays.
     pub fn sync(&mut self, tokens: &[u32], watch: &mut dyn FnMut(Progress) -> Go) -> Result<Synced> {
         if tokens.is_empty() {
             return Err(Error::Empty);
         }
-        self.engine.admit(tokens.len())?;
+        let engine = Arc::clone(&self.engine);
+        engine.admit(tokens.len())?;
         let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
         if common == tokens.len() && common == self.tokens.len() && self.logits.is_some() {
-            return Ok(Synced { reused: common, computed: 0 });
+            return Ok(Synced { reused: common, ..Synced::default() });
         }
-        if common == tokens.len()
-            && let Some(mark) = self.marks.iter().find(|m| m.position() == common && m.logits.is_some())
-        {
-            let logits = mark.logits.clone();
-            self.rewind(common)?;
-            self.logits = logits;
-            return Ok(Synced { reused: common, computed: 0 });
+        if common < self.tokens.len() {
+            self.keep(Why::Turn);
         }
-        // Logits are kept at marks only: elsewhere the last token of a prefix is read again.
-        self.rewind(common.min(tokens.len() - 1))?;
+        let diverged = {
+            let mut tree = engine.tree();
+            let found = tree.find(tokens);
+            // Logits are kept at marks only: elsewhere the last token is read again.
+            let whole = tree.has_logits(&found, tokens.len());
+            let stand = tree.stand(&found, if whole { tokens.len() } else { tokens.len() - 1 });
+            // The session's own end is as good a place, if the tokens go on from there.
+            if common < self.tokens.len() || common == tokens.len() || stand > common {
+                self.stand_in(&mut tree, &found, tokens, stand);
+            }
+            tree.divergence(tokens, &found)
+        };
+        self.look_below(tokens, PAGE_TOKENS)?;
         let reused = self.tokens.len();
+        engine.make_room(tokens.len(), self.state.bytes())?;
+        engine.tree().count(reused, diverged.as_ref());
+        let (mut marked, mut interval) = (reused, INTERVAL_TOKENS);
         while self.tokens.len() < tokens.len() {
             let from = self.tokens.len();
-            let next = &tokens[from..tokens.len().min(from + self.engine.chunk)];
+            let next = &tokens[from..tokens.len().min(from + engine.chunk)];
             let last = from + next.len() == tokens.len();
             self.read(next, if last { Want::Last } else { Want::Nothing })?;
             let done = self.tokens.len();
-            if last || self.marks.last().is_none_or(|m| m.position() + MARK_TOKENS <= done) {
-                self.mark();
+            if last {
+                self.keep(Why::Turn);
+            } else if self.state.is_recurrent() && done >= marked + interval {
+                self.keep(Why::Interval);
+                marked = done;
+                if engine.tree().thin(&self.tokens, INTERVAL_MARKS) {
+                    interval *= 2;
+                }
             }
             if watch(Progress { done, total: tokens.len() }) == Go::Stop && !last {
                 return Err(Error::Stopped { done, total: tokens.len() });
             }
         }
-        Ok(Synced { reused, computed: tokens.len() - reused })
+        engine.trim_tree();
+        Ok(Synced { reused, computed: tokens.len() - reused, diverged })
     }
 
     /// Reads one more token; its logits are next.
@@ -150,20 +166,33 @@ impl Session {
         step(&engine, &mut batch, Want::Last)
     }
 
-    /// Goes back to the first `to` tokens, or, in a recurrent model, to the deepest checkpoint before and reads again up to
-    /// there. The logits are gone until the next read.
+    /// Goes back to the first `to` tokens, or, where some layer cannot stand there, to the deepest mark before and reads again up
+    /// to there. The logits are gone until the next read.
     pub fn rewind(&mut self, to: usize) -> Result<()> {
         let to = to.min(self.tokens.len());
-        if to < self.tokens.len() {
-            self.logits = None;
+        if to == self.tokens.len() {
+            return Ok(());
         }
+        self.keep(Why::Turn);
+        let engine = Arc::clone(&self.engine);
         let replay = self.tokens[..to].to_vec();
-        self.stand_at(to);
+        {
+            let mut tree = engine.tree();
+            let found = tree.find(&replay);
+            let stand = tree.stand(&found, to);
+            self.stand_in(&mut tree, &found, &replay, stand);
+        }
         let stand = self.tokens.len();
-        for chunk in replay[stand..].chunks(self.engine.chunk) {
+        for chunk in replay[stand..].chunks(engine.chunk) {
             self.read(chunk, Want::Nothing)?;
         }
         Ok(())
+    }
+
+    /// Makes this place findable and lets every layer stand here later: the end of a turn, the end of what many will share.
+    pub fn mark(&mut self) {
+        self.keep(Why::Turn);
+        self.engine.trim_tree();
     }
 
     /// A second future: shares pages and slots until one side writes; the parent is untouched.
@@ -173,42 +202,57 @@ impl Session {
             state: self.state.fork(),
             tokens: self.tokens.clone(),
             logits: self.logits.clone(),
-            marks: self.marks.clone(),
+            asleep: self.asleep.clone(),
         }
     }
 
-    /// Forgets everything.
+    /// Starts anew. What was read stays in the tree.
     pub fn reset(&mut self) {
         *self = Session::new(Arc::clone(&self.engine));
     }
 
-    /// Stands after `to` tokens, or at the deepest mark before if the state cannot stand there.
-    fn stand_at(&mut self, to: usize) {
-        let exact = self.marks.iter().find(|m| m.position() == to);
-        if !self.state.rewind(to, exact.map(|m| &m.point)) {
-            let deepest = self.marks.iter().rfind(|m| m.position() <= to);
-            let at = deepest.map_or(0, Mark::position);
-            // Position 0 and a mark's own position can always be stood at.
-            self.state.rewind(at, deepest.map(|m| &m.point));
+    /// Leaves what was read so far in the tree, as the end of a turn.
+    pub(crate) fn keep_for_later(&mut self) {
+        self.keep(Why::Turn);
+    }
+
+    /// Leaves what was read so far in the tree.
+    fn keep(&mut self, why: Why) {
+        if self.state.is_whole() && self.state.len() == self.tokens.len() {
+            self.engine.tree().keep(&self.tokens, &mut self.state, self.logits.as_ref(), why);
         }
-        self.tokens.truncate(self.state.len());
-        let stand = self.tokens.len();
-        self.marks.retain(|m| m.position() <= stand);
+    }
+
+    /// Stands after the first `at` of `tokens`, a place that the tree has.
+    fn stand_in(&mut self, tree: &mut Tree, found: &Found, tokens: &[u32], at: usize) {
+        let empty = self.engine.empty_state();
+        let (state, logits) = match tree.state(found, at, &empty) {
+            Some(there) if at > 0 => there,
+            _ => (empty, None),
+        };
+        let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count().min(at);
+        self.asleep.retain(|s| s.position <= common);
+        self.tokens.clear();
+        self.tokens.extend_from_slice(&tokens[..state.len()]);
+        (self.state, self.logits) = (state, logits);
+    }
+
+    /// After a step that failed half-way: stands where the last good one ended, or at the deepest mark before.
+    fn recover(&mut self) {
+        self.logits = None;
+        let to = self.tokens.len();
+        if !self.state.rewind(to, None) {
+            let (engine, tokens) = (Arc::clone(&self.engine), std::mem::take(&mut self.tokens));
+            let mut tree = engine.tree();
+            let found = tree.find(&tokens);
+            let stand = tree.stand(&found, to);
+            self.stand_in(&mut tree, &found, &tokens, stand);
+        }
     }
 
     fn read(&mut self, tokens: &[u32], want: Want) -> Result<()> {
         let engine = Arc::clone(&self.engine);
         step(&engine, &mut [(self, tokens)], want)
-    }
-
-    /// Remembers this place.
-    fn mark(&mut self) {
-        let point = self.state.checkpoint();
-        self.marks.retain(|m| m.position() != point.position());
-        if self.marks.len() == KEPT_MARKS {
-            self.marks.remove(1);
-        }
-        self.marks.push(Mark { point, logits: self.logits.clone() });
     }
 }
 
@@ -226,9 +270,7 @@ fn step(engine: &Engine, batch: &mut [(&mut Session, &[u32])], want: Want) -> Re
         }
         Err(e) => {
             for (session, _) in batch {
-                // The step may have advanced some slots: stand where the last good step ended, or before.
-                session.stand_at(session.state.len());
-                session.logits = None;
+                session.recover();
             }
             Err(e.into())
         }

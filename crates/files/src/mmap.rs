@@ -49,6 +49,11 @@ impl FileBytes {
         &self.path
     }
 
+    /// True if the bytes live in the program, not in a file.
+    pub fn is_embedded(&self) -> bool {
+        matches!(self.held, Held::Static(_))
+    }
+
     /// All bytes.
     pub fn bytes(&self) -> &[u8] {
         match &self.held {

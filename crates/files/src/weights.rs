@@ -142,6 +142,11 @@ impl Weights {
         &self.path
     }
 
+    /// The files that the tensors lie in.
+    pub fn files(&self) -> &[FileBytes] {
+        &self.files
+    }
+
     /// What the config says about quantisation.
     pub fn quantisation(&self) -> &Quantisation {
         &self.quantisation

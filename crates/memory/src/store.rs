@@ -285,6 +285,11 @@ impl Store {
         Ok(out)
     }
 
+    /// True if the object is here; its content is verified when it is read.
+    pub fn contains(&self, object: &Hash) -> bool {
+        self.object_path(object).is_file()
+    }
+
     /// A manifest, verified and checked.
     pub fn manifest(&self, manifest: &Hash) -> Result<Manifest> {
         let (header, _) = self.header(manifest)?;

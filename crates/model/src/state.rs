@@ -131,7 +131,25 @@ impl Checkpoint {
 
     /// Bytes of the slots it holds.
     pub fn bytes(&self) -> usize {
-        self.slots.iter().flatten().map(Tensor::len_bytes).sum()
+        self.tensors().map(Tensor::len_bytes).sum()
+    }
+
+    /// The slots, layer by layer.
+    pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        self.slots.iter().flatten()
+    }
+
+    /// The slots, for filling.
+    pub fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        self.slots.iter_mut().flatten()
+    }
+
+    /// Fresh slots for a state that stands at `len`: what `specs` ask for, zero.
+    pub fn zeros(len: usize, specs: &[StateSpec], backend: &dyn Backend) -> Result<Checkpoint> {
+        let of = |spec: &StateSpec| -> Result<Vec<Tensor>> {
+            spec.slots.iter().map(|s| Ok(backend.alloc(&s.shape, DType::F32, Class::State)?)).collect()
+        };
+        Ok(Checkpoint { len, slots: specs.iter().map(of).collect::<Result<_>>()? })
     }
 }
 
@@ -146,6 +164,11 @@ impl State {
         self.len
     }
 
+    /// False after a step that failed half-way: only `rewind` helps then.
+    pub fn is_whole(&self) -> bool {
+        !self.half_done
+    }
+
     /// True before the first token.
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -156,9 +179,62 @@ impl State {
         self.layers.iter().any(|l| !l.slots.is_empty())
     }
 
-    /// The layers, for storing.
+    /// The layers.
     pub fn layers(&self) -> &[LayerState] {
         &self.layers
+    }
+
+    /// Handles of page `p`, one a layer with keys and values.
+    pub fn page(&self, p: usize) -> Vec<Tensor> {
+        self.layers.iter().filter_map(|l| l.kv.as_ref()?.pages.get(p).cloned()).collect()
+    }
+
+    /// Puts shared handles with the same content in place of its own page `p`.
+    pub fn share_page(&mut self, p: usize, page: &[Tensor]) {
+        let own = self.layers.iter_mut().filter_map(|l| l.kv.as_mut()?.pages.get_mut(p));
+        for (own, shared) in own.zip(page) {
+            own.clone_from(shared);
+        }
+    }
+
+    /// Shape and type of one page of each layer with keys and values.
+    pub fn page_specs(&self) -> Vec<KvSpec> {
+        self.layers.iter().filter_map(|l| l.kv.as_ref().map(|kv| kv.spec)).collect()
+    }
+
+    /// A state of the same layers that stands at `len`, over shared pages (each as `page` gives them) and the slots of a
+    /// checkpoint taken there. None if a page is missing, or the checkpoint where one is needed.
+    pub fn standing<'a>(
+        &self,
+        len: usize,
+        recurrent: bool,
+        pages: impl Iterator<Item = &'a [Tensor]>,
+        point: Option<&Checkpoint>,
+    ) -> Option<State> {
+        let mut layers: Vec<LayerState> = self.layers.clone();
+        layers.iter_mut().for_each(|l| {
+            l.slots.clear();
+            l.kv.iter_mut().for_each(|kv| kv.pages.clear());
+        });
+        let mut seen = 0;
+        for page in pages {
+            let kept: Vec<_> = layers.iter_mut().filter_map(|l| l.kv.as_mut()).collect();
+            if kept.len() != page.len() {
+                return None;
+            }
+            kept.into_iter().zip(page).for_each(|(kv, tensor)| kv.pages.push(tensor.clone()));
+            seen += 1;
+        }
+        if seen != len.div_ceil(PAGE_TOKENS) {
+            return None;
+        }
+        if recurrent && len > 0 {
+            let point = point.filter(|c| c.len == len && c.slots.len() == layers.len())?;
+            for (layer, slots) in layers.iter_mut().zip(&point.slots) {
+                layer.slots.clone_from(slots);
+            }
+        }
+        Some(State { len, half_done: false, layers })
     }
 
     /// Bytes it refers to; shared pages count in full.

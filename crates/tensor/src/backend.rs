@@ -175,6 +175,17 @@ impl KvSpec {
         (self.k_dim + self.v_dim) * PAGE_TOKENS
     }
 
+    /// Makes a page's `bytes` zero beyond its first `filled` tokens: what an earlier text left there is nobody's business.
+    pub fn clear_after(&self, filled: usize, bytes: &mut [u8]) {
+        let size = self.dtype.size();
+        let filled = filled.min(PAGE_TOKENS);
+        for head in bytes.chunks_mut(self.head_elements() * size) {
+            let (keys, values) = head.split_at_mut(self.k_dim * PAGE_TOKENS * size);
+            keys.chunks_mut(PAGE_TOKENS * size).for_each(|lane| lane[filled * size..].fill(0));
+            values[filled * self.v_dim * size..].fill(0);
+        }
+    }
+
     /// Bytes of a page.
     pub fn page_bytes(&self) -> usize {
         self.page_elements() * self.dtype.size()

@@ -58,6 +58,7 @@ pub struct RenderRequest<'a> {
 pub struct ChatTemplate {
     environment: Environment<'static>,
     special: SpecialTokens,
+    source: String,
 }
 
 impl ChatTemplate {
@@ -80,10 +81,15 @@ impl ChatTemplate {
         environment.add_filter("tojson", json::tojson);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", move |format: &str| strftime::format(clock, format));
-        let source = source::prepare(source)
+        let prepared = source::prepare(source)
             .map_err(|refusal| TextError::TemplateSyntax { line: refusal.line, reason: refusal.reason })?;
-        on_deep_stack(|| environment.add_template_owned(NAME, source).map_err(|e| syntax_error(&e)))?;
-        Ok(Self { environment, special })
+        on_deep_stack(|| environment.add_template_owned(NAME, prepared).map_err(|e| syntax_error(&e)))?;
+        Ok(Self { environment, special, source: source.to_owned() })
+    }
+
+    /// The Jinja source.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// Renders a conversation to the text of a prompt.

@@ -1,0 +1,210 @@
+//! Sleep and wake: what slept gives the same bits, for every layer, at every cut, and costs what is new.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use reverie::rooms::engine::memory::{Expect, Store};
+use reverie::rooms::engine::{EngineSpec, Error, Note};
+use reverie::{Go, LoadedModel, Loader};
+
+use crate::fixtures::{ids, load, long_enough, name};
+
+fn opened(path: &Path, place: &Path) -> (LoadedModel, Store) {
+    let loaded = load(&Loader { threads: Some(2), ..Loader::default() }, path);
+    let store = loaded.open_store(Some(place), &mut |_, _, _| {}).expect("store");
+    (loaded, store)
+}
+
+/// Logits as bits after reading `rest` behind what the session has.
+fn go_on(session: &mut reverie::Session, rest: &[u32]) -> Vec<Vec<u32>> {
+    let bits = |s: &reverie::Session| s.logits().expect("logits").iter().map(|v| v.to_bits()).collect();
+    let mut out = vec![bits(session)];
+    for &id in rest {
+        session.accept(id).expect("accept");
+        out.push(bits(session));
+    }
+    out
+}
+
+#[test]
+fn what_slept_goes_on_with_the_same_bits() {
+    for path in long_enough(200) {
+        let folder = tempfile::tempdir().expect("folder");
+        let (loaded, _) = opened(&path, folder.path());
+        let vocab = loaded.engine().model().plan().vocab;
+        let tokens = ids(140, vocab, 3);
+        let rest = ids(4, vocab, 4);
+        let cuts = [1usize, 15, 16, 17, 63, 64, 65, 127, 128, 129, 140];
+        let mut want = Vec::new();
+        for &cut in &cuts {
+            let mut session = loaded.session();
+            session.sync(&tokens[..cut], &mut |_| Go::On).expect("sync");
+            session.sleep(&format!("cut-{cut}"), Expect::Absent, Note::default()).expect("sleep");
+            want.push(go_on(&mut session, &rest));
+        }
+        // Another engine over the same store: nothing of the first one's tree.
+        let (other, store) = opened(&path, folder.path());
+        for (&cut, want) in cuts.iter().zip(&want) {
+            let manifest = store.resolve(&format!("cut-{cut}")).expect("resolve").state().expect("state");
+            let mut session = other.engine().wake(&manifest).expect("wake");
+            assert_eq!(session.tokens(), &tokens[..cut]);
+            assert_eq!(&go_on(&mut session, &rest), want, "{} woken at {cut}", name(&path));
+            other.engine().forget();
+        }
+        // A prefix of a state, and `sync` finding by itself what sleeps below.
+        let whole = store.resolve("cut-140").expect("resolve").state().expect("state");
+        let (third, _) = opened(&path, folder.path());
+        for (&cut, want) in cuts.iter().zip(&want).rev() {
+            if let Some(manifest) = whole.cut(cut) {
+                let mut session = third.engine().wake(&manifest).expect("wake");
+                session.sync(&tokens[..cut], &mut |_| Go::On).expect("sync");
+                assert_eq!(&go_on(&mut session, &rest), want, "{} cut at {cut}", name(&path));
+            }
+            third.engine().forget();
+            let mut session = third.session();
+            let done = session.sync(&tokens[..cut], &mut |_| Go::On).expect("sync");
+            if cut >= 64 {
+                // At most the last token, where a longer state with a snapshot here but no logits was found first.
+                assert!(done.computed <= 2, "{}: {cut} tokens sleep whole, {done:?}", name(&path));
+            }
+            assert_eq!(&go_on(&mut session, &rest), want, "{} found at {cut}", name(&path));
+            third.engine().forget();
+        }
+    }
+}
+
+#[test]
+fn sleeping_again_writes_what_is_new_and_forks_share() {
+    for path in long_enough(300) {
+        let folder = tempfile::tempdir().expect("folder");
+        let (loaded, store) = opened(&path, folder.path());
+        let vocab = loaded.engine().model().plan().vocab;
+        let book = ids(256, vocab, 8);
+        let mut session = loaded.session();
+        session.sync(&book, &mut |_| Go::On).expect("sync");
+        let first = session.sleep("book", Expect::Absent, Note::default()).expect("sleep");
+        let again = session.sleep("book", Expect::Head(first.hash), Note::default()).expect("sleep");
+        assert_eq!((again.new_bytes, again.new_pages), (0, 0), "{}: nothing is new", name(&path));
+        let specs = loaded.engine().model().state_specs();
+        let fixed: usize = specs.iter().map(|s| s.fixed_bytes()).sum();
+        for fork in 0..10u32 {
+            let mut child = session.fork();
+            let mut text = book.clone();
+            text.extend([fork, 1, 2, 3]);
+            child.sync(&text, &mut |_| Go::On).expect("sync");
+            let asleep = child.sleep(&format!("fork-{fork}"), Expect::Absent, Note::default()).expect("sleep");
+            let page = child.state_bytes() as u64 / 5;
+            let most = page + fixed as u64 + vocab as u64 * 4 + 4096;
+            assert!(asleep.new_bytes <= most, "{}: {} new bytes, {most} expected", name(&path), asleep.new_bytes);
+        }
+        let woken = store.resolve("fork-3").expect("resolve").state().expect("state");
+        assert_eq!(woken.pages.get(..4), store.resolve("book").expect("resolve").manifest.pages.get(..4));
+        assert_eq!(store.log("book").expect("log").len(), 2);
+    }
+}
+
+#[test]
+fn recurrent_states_keep_the_snapshots_of_earlier_turns() {
+    let path = crate::fixtures::root().join("qwen3_5_text");
+    let folder = tempfile::tempdir().expect("folder");
+    let (loaded, _) = opened(&path, folder.path());
+    let tokens = ids(200, 272, 5);
+    let mut session = loaded.session();
+    for end in [40, 100] {
+        session.sync(&tokens[..end], &mut |_| Go::On).expect("sync");
+        session.mark();
+    }
+    session.sleep("s", Expect::Absent, Note::default()).expect("sleep");
+    let (other, store) = opened(&path, folder.path());
+    let manifest = store.resolve("s").expect("resolve").state().expect("state");
+    let mut woken = other.engine().wake(&manifest).expect("wake");
+    woken.sync(&tokens, &mut |_| Go::On).expect("sync");
+    woken.sleep("s", Expect::Any, Note::default()).expect("sleep");
+    let manifest = store.resolve("s").expect("resolve").state().expect("state");
+    let at: Vec<usize> = manifest.snapshots.iter().map(|s| s.position).collect();
+    assert_eq!(at, [40, 100, 200]);
+    let (third, _) = opened(&path, folder.path());
+    let early = third.engine().wake(&manifest.cut(40).expect("a turn's end")).expect("wake");
+    assert_eq!(early.tokens(), &tokens[..40]);
+    assert!(manifest.cut(41).is_none(), "no place to stand");
+}
+
+#[test]
+fn another_model_is_refused_by_the_field() {
+    let folder = tempfile::tempdir().expect("folder");
+    let root = crate::fixtures::root();
+    let (qwen, store) = opened(&root.join("qwen3"), folder.path());
+    let mut session = qwen.session();
+    session.sync(&ids(70, 272, 1), &mut |_| Go::On).expect("sync");
+    session.sleep("s", Expect::Absent, Note::default()).expect("sleep");
+    let manifest = store.resolve("s").expect("resolve").state().expect("state");
+    let refused = |loader: Loader, path: &Path, field: &str| {
+        let loaded = load(&loader, path);
+        loaded.open_store(Some(folder.path()), &mut |_, _, _| {}).expect("store");
+        let error = loaded.engine().wake(&manifest).err().expect("refused");
+        assert!(matches!(&error, Error::Identity { field: f, .. } if f == field), "{field}: {error}");
+        let text = error.to_string();
+        assert!(text.contains("--re-read") && text.contains(field), "{text}");
+        assert_eq!(loaded.session().sync(&manifest.tokens, &mut |_| Go::On).expect("sync").reused, 0, "never found");
+    };
+    let bf16 = EngineSpec { kv: "bf16".into(), ..EngineSpec::default() };
+    refused(Loader { engine: bf16, ..Loader::default() }, &root.join("qwen3"), "cache");
+    refused(Loader { exact: true, ..Loader::default() }, &root.join("qwen3"), "numerics");
+    refused(Loader { template: Some("{{ messages }}".into()), ..Loader::default() }, &root.join("qwen3"), "template");
+    refused(Loader::default(), &root.join("llama"), "plan");
+    // The same plan over other weights: one byte of one tensor.
+    let copy = tempfile::tempdir().expect("folder");
+    for entry in std::fs::read_dir(root.join("qwen3")).expect("folder").filter_map(Result::ok) {
+        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).expect("copy");
+    }
+    let weights = copy.path().join("model.safetensors");
+    let mut bytes = std::fs::read(&weights).expect("read");
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&weights, bytes).expect("write");
+    refused(Loader::default(), copy.path(), "weights");
+}
+
+#[test]
+fn a_damaged_page_never_becomes_a_token() {
+    let path = crate::fixtures::root().join("llama");
+    let folder = tempfile::tempdir().expect("folder");
+    let (loaded, store) = opened(&path, folder.path());
+    let mut session = loaded.session();
+    session.sync(&ids(150, 272, 2), &mut |_| Go::On).expect("sync");
+    session.sleep("s", Expect::Absent, Note::default()).expect("sleep");
+    let manifest = store.resolve("s").expect("resolve").state().expect("state");
+    let objects = folder.path().join("objects");
+    let mut files = Vec::new();
+    let mut open = vec![objects];
+    while let Some(at) = open.pop() {
+        for entry in std::fs::read_dir(at).expect("folder").filter_map(Result::ok).map(|e| e.path()) {
+            if entry.is_dir() { open.push(entry) } else { files.push(entry) }
+        }
+    }
+    assert!(files.len() >= 4, "{} objects", files.len());
+    let named: Vec<_> = manifest.objects().collect();
+    for object in named {
+        let spelt = |f: &Path| f.display().to_string().replace(std::path::MAIN_SEPARATOR, "");
+        let file = files.iter().find(|f| spelt(f).ends_with(&object.to_string()));
+        let file = file.expect("the object's file");
+        let sound = std::fs::read(file).expect("read");
+        let mut torn = sound.clone();
+        let middle = torn.len() / 2;
+        torn[middle] ^= 0x10;
+        let write = |bytes: &[u8]| {
+            let temp = file.with_extension("test");
+            std::fs::write(&temp, bytes).expect("write");
+            std::fs::rename(&temp, file).expect("rename");
+        };
+        write(&torn);
+        let fresh = load(&Loader::default(), &path);
+        fresh.open_store(Some(folder.path()), &mut |_, _, _| {}).expect("store");
+        assert!(fresh.engine().wake(&manifest).is_err(), "{object} was flipped");
+        write(&sound);
+    }
+    let mut back = loaded.engine().wake(&manifest).expect("whole again");
+    assert_eq!(back.logits().expect("logits"), session.logits().expect("logits"));
+    back.accept(1).expect("accept");
+    assert!(Arc::ptr_eq(back.engine(), loaded.engine()));
+}
