@@ -6,13 +6,13 @@ use reverie::Loader;
 use reverie::rooms::cpu::Isa;
 use reverie::rooms::model::{Model, Sequence, State, Want};
 
-use crate::fixtures::{ggufs, ids, load, logits, name, oracles, rows};
+use crate::fixtures::{ggufs, ids, load, logits, long_enough, name, rows};
 
 /// Crosses two page boundaries (64 tokens) and several windows.
 const TOKENS: usize = 150;
 
 fn all() -> Vec<PathBuf> {
-    oracles().into_iter().chain(ggufs()).collect()
+    long_enough(TOKENS + 20).into_iter().chain(ggufs()).collect()
 }
 
 fn loader(threads: usize, exact: bool) -> Loader {

@@ -145,7 +145,11 @@ fn insert_one(points: &mut Open<'_>, shapes: &mut Open<'_>, hash: &Hash, manifes
         let from = snapshot.position / page_tokens;
         let tail = manifest.tokens.get(from * page_tokens..snapshot.position).unwrap_or_default();
         if let Some(link) = chain.get(from) {
-            put(points, POINTS.name(), &key(link, EXACT, tail), hash.as_bytes())?;
+            let key = key(link, EXACT, tail);
+            // A state that ends there has the logits too: it is not displaced by one that only passes.
+            if snapshot.position == manifest.tokens.len() || points.get(key.as_slice())?.is_none() {
+                put(points, POINTS.name(), &key, hash.as_bytes())?;
+            }
         }
     }
     Ok(())
