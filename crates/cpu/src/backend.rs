@@ -237,6 +237,9 @@ impl Backend for Cpu {
     fn combine(&self, xs: &[&Tensor], coefficients: &Tensor) -> Result<Vec<Tensor>> {
         ops::elementwise::combine(self, xs, coefficients)
     }
+    fn concat(&self, parts: &[&Tensor]) -> Result<Tensor> {
+        ops::elementwise::concat(self, parts)
+    }
     fn rows(&self, x: &Tensor, rows: &[usize]) -> Result<Tensor> {
         ops::elementwise::rows(self, x, rows)
     }

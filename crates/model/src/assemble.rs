@@ -1,6 +1,8 @@
 //! Plan and weights become a model: every tensor is looked up, checked against the plan's shape, packed once. Knows no format
 //! and no architecture.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use reverie_files::TensorStore;
@@ -9,7 +11,7 @@ use reverie_tensor::{Backend, Class, DType, Norm, NormKind, Tensor, Weight, Weig
 
 use crate::error::{Error, Result};
 use crate::forward::{BuiltBlock, BuiltPart, Model, ModelParts};
-use crate::linear::Linear;
+use crate::linear::{Linear, Lora};
 use crate::plan::{Layer, NormSpec, NormWeight, Part, Plan};
 
 /// Where a part asks for its tensors: names are relative to the part's scope.
@@ -18,12 +20,57 @@ pub struct Build<'a> {
     weights: &'a dyn TensorStore,
     plan: &'a Plan,
     scope: String,
+    /// Width of what the part reads, where it is not the stream alone.
+    reading: Option<usize>,
+    /// Adapters that its projections wear.
+    worn: Vec<Adapter>,
+    /// Projections that several layers share, by tensor and rows; none where a part's weights are its own.
+    packed: &'a Shared,
+    shares: bool,
+}
+
+/// Projections packed once for several layers.
+type Shared = RefCell<BTreeMap<(String, Option<Vec<usize>>), Linear>>;
+
+/// A low-rank adapter that a checkpoint keeps beside a projection.
+#[derive(Clone, Debug)]
+pub struct Adapter {
+    /// The projection.
+    pub leaf: String,
+    /// `[rank, K]`.
+    pub down: String,
+    /// `[N, rank]`.
+    pub up: String,
+    /// Its rank.
+    pub rank: usize,
 }
 
 impl<'a> Build<'a> {
     /// Width of the residual stream.
     pub fn width(&self) -> usize {
         self.plan.width
+    }
+
+    /// Width of what the part's projections read.
+    pub fn input(&self) -> usize {
+        self.reading.unwrap_or(self.plan.width)
+    }
+
+    /// For a part that reads rows of another width than the stream's.
+    #[must_use]
+    pub fn reading(self, width: usize) -> Build<'a> {
+        Build { reading: Some(width), ..self }
+    }
+
+    /// For a part whose projections wear these adapters.
+    #[must_use]
+    pub fn wearing(self, worn: Vec<Adapter>) -> Build<'a> {
+        Build { worn, ..self }
+    }
+
+    /// The scope `prefix` of the plan, whose projections several parts share: packed when the first asks, without adapters.
+    pub fn shared(&self, prefix: &str) -> Build<'a> {
+        Build { shares: true, ..self.at(prefix.to_owned()) }
     }
 
     /// The checkpoint's spelling of `leaf` in this scope.
@@ -40,11 +87,37 @@ impl<'a> Build<'a> {
     /// The same checkpoint, one scope further down.
     pub fn below(&self, scope: &str) -> Build<'a> {
         let joined = [self.scope.as_str(), scope].iter().filter(|s| !s.is_empty()).copied().collect::<Vec<_>>();
-        self.at(joined.join("."))
+        Build { shares: self.shares, ..self.at(joined.join(".")) }
     }
 
     /// The projection `leaf`, `[n, k]`, with its bias if the checkpoint has one.
     pub fn linear(&self, leaf: &str, n: usize, k: usize) -> Result<Linear> {
+        self.dressed(leaf, (n, k), None)
+    }
+
+    /// The projection, or some of its rows, with the adapter that it wears.
+    fn dressed(&self, leaf: &str, (n, k): (usize, usize), rows: Option<Vec<usize>>) -> Result<Linear> {
+        let bare = |leaf: &str, k: usize| match &rows {
+            None => self.whole(leaf, n, k),
+            Some(rows) => self.picked(leaf, n, k, rows.clone()),
+        };
+        let key = (self.name(leaf), rows.clone());
+        let known = self.packed.borrow().get(&key).filter(|_| self.shares).cloned();
+        let mut linear = match known {
+            Some(linear) => linear,
+            None => bare(leaf, k)?,
+        };
+        if self.shares {
+            self.packed.borrow_mut().insert(key, linear.clone());
+        }
+        if let Some(adapter) = self.worn.iter().find(|a| a.leaf == leaf) {
+            let a = self.whole(&adapter.down, adapter.rank, k)?.weight;
+            linear.lora = Some(Lora { a, b: bare(&adapter.up, adapter.rank)?.weight, scale: 1.0 });
+        }
+        Ok(linear)
+    }
+
+    fn whole(&self, leaf: &str, n: usize, k: usize) -> Result<Linear> {
         let source = self.matrix(leaf, n, k)?;
         let bias = self.bias(leaf, n)?;
         Ok(Linear::new(self.backend.pack(source.as_ref(), bias.as_deref())?))
@@ -58,6 +131,10 @@ impl<'a> Build<'a> {
 
     /// Some rows of the projection `leaf` `[n, k]`, in this order, as a projection of their own.
     pub fn linear_rows(&self, leaf: &str, n: usize, k: usize, rows: Vec<usize>) -> Result<Linear> {
+        self.dressed(leaf, (n, k), Some(rows))
+    }
+
+    fn picked(&self, leaf: &str, n: usize, k: usize, rows: Vec<usize>) -> Result<Linear> {
         let source = self.matrix(leaf, n, k)?;
         let bias = self.bias(leaf, n)?.map(|b| rows.iter().map(|&r| b[r]).collect::<Vec<_>>());
         let picked = Rows::pick(source, rows)?;
@@ -167,7 +244,16 @@ impl<'a> Build<'a> {
     }
 
     fn at(&self, scope: String) -> Build<'a> {
-        Build { scope, backend: self.backend, weights: self.weights, plan: self.plan }
+        Build {
+            backend: self.backend,
+            weights: self.weights,
+            plan: self.plan,
+            scope,
+            reading: None,
+            worn: Vec::new(),
+            packed: self.packed,
+            shares: false,
+        }
     }
 }
 
@@ -178,7 +264,17 @@ pub fn assemble(
     backend: &Arc<dyn Backend>,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Model> {
-    let root = Build { backend: backend.as_ref(), weights, plan: &plan, scope: String::new() };
+    let packed = Shared::default();
+    let root = Build {
+        backend: backend.as_ref(),
+        weights,
+        plan: &plan,
+        scope: String::new(),
+        reading: None,
+        worn: Vec::new(),
+        packed: &packed,
+        shares: false,
+    };
     let embed = root.linear(&plan.embed, plan.vocab, plan.width)?.weight;
     let before = plan.before.as_ref().map_or(Ok(Vec::new()), |l| blocks(&root, l))?;
     let mut layers = Vec::with_capacity(plan.layers.len());

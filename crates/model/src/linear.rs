@@ -23,12 +23,20 @@ pub struct Linear {
     pub weight: Weight,
     /// The adapter, if one is worn.
     pub lora: Option<Lora>,
+    /// Multiplies what it gives; 1 nearly everywhere.
+    pub factor: f32,
 }
 
 impl Linear {
     /// A projection without an adapter.
     pub fn new(weight: Weight) -> Linear {
-        Linear { weight, lora: None }
+        Linear { weight, lora: None, factor: 1.0 }
+    }
+
+    /// The same, what it gives multiplied by `factor`.
+    #[must_use]
+    pub fn times(self, factor: f32) -> Linear {
+        Linear { factor: self.factor * factor, ..self }
     }
 
     /// Output width.
@@ -38,15 +46,21 @@ impl Linear {
 
     /// `residual + self(input)`.
     pub fn add_to(&self, backend: &dyn Backend, input: Input<'_>, residual: Tensor) -> Result<Tensor> {
+        if self.factor != 1.0 {
+            let [y] = project(backend, input, [self])?;
+            return Ok(backend.add(residual, &y)?);
+        }
         let y = backend.linear_add(input, &self.weight, residual)?;
         self.adapt(backend, input, y)
     }
 
-    fn adapt(&self, backend: &dyn Backend, input: Input<'_>, y: Tensor) -> Result<Tensor> {
-        let Some(lora) = &self.lora else { return Ok(y) };
-        let low = backend.linear(input, &[&lora.a])?.remove(0);
-        let low = backend.map(low, Map::Scale(lora.scale))?;
-        Ok(backend.linear_add(Input::Plain(&low), &lora.b, y)?)
+    fn adapt(&self, backend: &dyn Backend, input: Input<'_>, mut y: Tensor) -> Result<Tensor> {
+        if let Some(lora) = &self.lora {
+            let low = backend.linear(input, &[&lora.a])?.remove(0);
+            let low = backend.map(low, Map::Scale(lora.scale))?;
+            y = backend.linear_add(Input::Plain(&low), &lora.b, y)?;
+        }
+        if self.factor == 1.0 { Ok(y) } else { Ok(backend.map(y, Map::Scale(self.factor))?) }
     }
 }
 

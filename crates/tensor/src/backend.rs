@@ -511,6 +511,11 @@ pub trait Backend: Send + Sync {
         reference::elementwise::combine(self, xs, coefficients)
     }
 
+    /// Rows side by side: `[T, Di]` each to `[T, ΣDi]`.
+    fn concat(&self, parts: &[&Tensor]) -> Result<Tensor> {
+        reference::elementwise::concat(self, parts)
+    }
+
     /// The given rows of x `[T, D]`.
     fn rows(&self, x: &Tensor, rows: &[usize]) -> Result<Tensor> {
         reference::elementwise::rows(self, x, rows)

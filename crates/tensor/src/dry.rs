@@ -196,6 +196,9 @@ impl Backend for Dry {
         let Some(first) = xs.first() else { return Ok(Vec::new()) };
         (0..coefficients.width() / xs.len()).map(|_| self.like(first)).collect()
     }
+    fn concat(&self, parts: &[&Tensor]) -> Result<Tensor> {
+        self.scratch(&[parts.first().map_or(0, |x| x.rows()), parts.iter().map(|x| x.width()).sum()])
+    }
     fn rows(&self, x: &Tensor, rows: &[usize]) -> Result<Tensor> {
         self.scratch(&[rows.len(), x.width()])
     }

@@ -94,6 +94,7 @@ impl Backend for Probe {
         fn add(&self, a: Tensor, b: &Tensor) -> Result<Tensor>;
         fn map(&self, x: Tensor, map: Map) -> Result<Tensor>;
         fn combine(&self, xs: &[&Tensor], coefficients: &Tensor) -> Result<Vec<Tensor>>;
+        fn concat(&self, parts: &[&Tensor]) -> Result<Tensor>;
         fn rows(&self, x: &Tensor, rows: &[usize]) -> Result<Tensor>;
     }
 }

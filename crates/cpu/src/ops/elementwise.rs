@@ -266,6 +266,26 @@ unsafe fn combine_row<S: Lanes>(x: &[f32], factor: f32, term: usize, out: &mut [
     }
 }
 
+/// See `Backend::concat`.
+pub(crate) fn concat(cpu: &Cpu, parts: &[&Tensor]) -> Result<Tensor> {
+    let t = parts.first().map_or(0, |x| x.rows());
+    if let Some(other) = parts.iter().find(|x| x.rows() != t) {
+        return Err(Error::shape("concat", other.shape(), (t, "any width")));
+    }
+    let width: usize = parts.iter().map(|x| x.width()).sum();
+    let mut y = cpu.out(&[t, width])?;
+    let out = host::f32s_mut("concat", &mut y)?;
+    let mut at = 0;
+    for part in parts {
+        let w = part.width();
+        for (row, from) in out.chunks_exact_mut(width.max(1)).zip(host::f32s("concat", part)?.chunks_exact(w.max(1))) {
+            row[at..at + w].copy_from_slice(from);
+        }
+        at += w;
+    }
+    Ok(y)
+}
+
 /// See `Backend::rows`.
 pub(crate) fn rows(cpu: &Cpu, x: &Tensor, rows: &[usize]) -> Result<Tensor> {
     let (values, d) = (host::f32s("rows", x)?, x.width());
@@ -436,5 +456,18 @@ mod tests {
         assert_eq!(y.dims(), [3, 3]);
         assert_eq!(cpu.read(&y).unwrap(), [&all[9..], &all[..3], &all[9..]].concat());
         assert!(cpu.rows(&x, &[4]).is_err());
+    }
+
+    #[test]
+    fn rows_side_by_side() {
+        let (a, c) = (Seeded::new(2).values(6, 1.0), Seeded::new(3).values(15, 1.0));
+        let run =
+            |b: &dyn Backend| b.read(&b.concat(&[&tensor(b, &a, &[3, 2]), &tensor(b, &c, &[3, 5])]).unwrap()).unwrap();
+        let expected = [&a[..2], &c[..5], &a[2..4], &c[5..10], &a[4..], &c[10..]].concat();
+        assert_eq!(run(&reference()), expected);
+        for cpu in &cpus() {
+            assert_eq!(run(cpu), expected);
+            assert!(cpu.concat(&[&tensor(cpu, &a, &[3, 2]), &tensor(cpu, &a, &[2, 3])]).is_err());
+        }
     }
 }

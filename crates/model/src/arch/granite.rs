@@ -4,7 +4,7 @@ use reverie_files::gguf::Metadata;
 use serde_json::{Map, Value};
 
 use super::{ArchEntry, Source, gguf};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ffn::swiglu;
 use crate::plan::{NormWeight, Plan};
 
@@ -28,22 +28,21 @@ fn adapt(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
 }
 
 fn plan(source: &Source<'_>) -> Result<Plan> {
-    let factor = |field: &str| -> Result<f32> {
-        match source.config.optional_f64(field)?.unwrap_or(1.0) {
-            f if f.is_finite() && f != 0.0 => Ok(f as f32),
-            f => Err(Error::config(field, f, "a finite number other than 0")),
-        }
-    };
-    let residual = factor("residual_multiplier")?;
     let mut plan = source.decoder(ENTRY.name, NormWeight::Plain, |i| {
         let mut attention = source.attention(i)?;
-        attention.scale = factor("attention_multiplier")?;
+        attention.scale = source.factor("attention_multiplier")?;
         let ffn = (swiglu::ENTRY.spec)(&source.config, i)?;
-        let mut blocks = source.pre_norm(NormWeight::Plain, ("self_attn", Box::new(attention)), ffn)?;
-        blocks.iter_mut().for_each(|b| b.scale = residual);
-        Ok(blocks)
+        source.pre_norm(NormWeight::Plain, ("self_attn", Box::new(attention)), ffn)
     })?;
-    plan.embed_scale = factor("embedding_multiplier")?;
-    plan.head.scale = factor("logits_scaling")?.recip();
+    multiply(source, &mut plan)?;
     Ok(plan)
+}
+
+/// Granite's factors on what blocks add, on the embedding and on the logits.
+pub(super) fn multiply(source: &Source<'_>, plan: &mut Plan) -> Result<()> {
+    let residual = source.factor("residual_multiplier")?;
+    plan.layers.iter_mut().flat_map(|l| &mut l.blocks).for_each(|b| b.scale = residual);
+    plan.embed_scale = source.factor("embedding_multiplier")?;
+    plan.head.scale = source.factor("logits_scaling")?.recip();
+    Ok(())
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::{ArchEntry, Source, gguf};
 use crate::error::Result;
 use crate::mixer::mamba::{self, InnerNorms};
-use crate::plan::{NormWeight, Plan};
+use crate::plan::{NormWeight, Part, Plan};
 
 /// The row.
 pub const ENTRY: ArchEntry = ArchEntry {
@@ -53,6 +53,6 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
         let mut scan = mamba::Spec::from_config(config)?;
         scan.norms = if normed { InnerNorms::Plain(eps) } else { InnerNorms::Absent };
         scan.rates = source.rates();
-        Ok(vec![source.lone("mixer", Box::new(scan))?])
+        Ok(vec![source.lone("mixer", Part::Mixer(Box::new(scan)))?])
     })
 }

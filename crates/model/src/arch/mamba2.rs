@@ -5,8 +5,7 @@ use serde_json::{Map, Value};
 
 use super::{ArchEntry, Source, gguf};
 use crate::error::Result;
-use crate::mixer::mamba2;
-use crate::plan::{NormWeight, Plan};
+use crate::plan::{NormWeight, Part, Plan};
 
 /// The row.
 pub const ENTRY: ArchEntry = ArchEntry {
@@ -37,8 +36,6 @@ fn adapt(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
 
 fn plan(source: &Source<'_>) -> Result<Plan> {
     source.decoder(ENTRY.name, NormWeight::Plain, |_| {
-        let mut ssd = mamba2::Spec::from_config(&source.config)?;
-        ssd.rates = source.rates();
-        Ok(vec![source.lone("mixer", Box::new(ssd))?])
+        Ok(vec![source.lone("mixer", Part::Mixer(Box::new(source.state_space()?)))?])
     })
 }

@@ -1,6 +1,8 @@
 //! The architectures: a config becomes a plan. One short file a family, no arithmetic in any. This file holds the rows and the
 //! scaffold that decoders share.
 
+pub mod bamba;
+pub mod falcon_h1;
 pub mod gemma2;
 pub mod gemma3_text;
 pub mod gemma4_text;
@@ -8,7 +10,10 @@ pub mod gguf;
 pub mod glm4_moe;
 pub mod gpt_oss;
 pub mod granite;
+pub mod granitemoehybrid;
+pub mod jamba;
 pub mod lfm2;
+pub mod lfm2_moe;
 pub mod llama;
 pub mod mamba;
 pub mod mamba2;
@@ -16,6 +21,7 @@ pub mod minimax_m2;
 pub mod ministral3;
 pub mod mistral;
 pub mod mixtral;
+pub mod nemotron_h;
 pub mod olmo3;
 pub mod olmoe;
 pub mod phi3;
@@ -26,6 +32,7 @@ pub mod qwen3_5_text;
 pub mod qwen3_moe;
 pub mod recurrent_gemma;
 pub mod smollm3;
+pub mod zamba2;
 
 use reverie_files::{ModelConfig, TensorStore};
 use serde_json::Value;
@@ -33,7 +40,8 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::mixer::full_attention;
 use crate::mixer::mamba::Rates;
-use crate::names::Names;
+use crate::mixer::mamba2 as ssd;
+use crate::names::{Leaves, Names};
 use crate::plan::{Block, FfnSpec, HeadSpec, Layer, MixerSpec, NormSpec, NormWeight, Part, Plan};
 
 /// A row of the registry.
@@ -52,13 +60,18 @@ pub struct ArchEntry {
 
 /// All architectures, by name.
 pub static ARCHS: &[ArchEntry] = &[
+    bamba::ENTRY,
+    falcon_h1::ENTRY,
     gemma2::ENTRY,
     gemma3_text::ENTRY,
     gemma4_text::ENTRY,
     glm4_moe::ENTRY,
     gpt_oss::ENTRY,
     granite::ENTRY,
+    granitemoehybrid::ENTRY,
+    jamba::ENTRY,
     lfm2::ENTRY,
+    lfm2_moe::ENTRY,
     llama::ENTRY,
     mamba::ENTRY,
     mamba2::ENTRY,
@@ -66,6 +79,7 @@ pub static ARCHS: &[ArchEntry] = &[
     ministral3::ENTRY,
     mistral::ENTRY,
     mixtral::ENTRY,
+    nemotron_h::ENTRY,
     olmo3::ENTRY,
     olmoe::ENTRY,
     phi3::ENTRY,
@@ -76,7 +90,11 @@ pub static ARCHS: &[ArchEntry] = &[
     qwen3_moe::ENTRY,
     recurrent_gemma::ENTRY,
     smollm3::ENTRY,
+    zamba2::ENTRY,
 ];
+
+/// The words of families that call a feed-forward so.
+pub const FEED_FORWARD: Leaves = &[("mlp", "feed_forward"), ("post_attention_layernorm", "pre_ff_layernorm")];
 
 /// Positions of a model whose config names no limit, as recurrent ones do: what llama.cpp's converter writes for them.
 const UNSAID_CONTEXT: usize = 1 << 20;
@@ -132,6 +150,19 @@ impl<'a> Source<'a> {
     /// How decay rates of state-space layers are stored.
     pub fn rates(&self) -> Rates {
         if self.gguf.is_some() { Rates::Plain } else { Rates::Log }
+    }
+
+    /// The Mamba-2 layer that hybrids describe.
+    pub fn state_space(&self) -> Result<ssd::Spec> {
+        Ok(ssd::Spec { rates: self.rates(), ..ssd::Spec::from_config(&self.config)? })
+    }
+
+    /// A factor on what the model computes with: a finite number other than 0, 1 where the config has none.
+    pub fn factor(&self, field: &str) -> Result<f32> {
+        match self.config.optional_f64(field)?.unwrap_or(1.0) {
+            f if f.is_finite() && f != 0.0 => Ok(f as f32),
+            f => Err(Error::config(field, f, "a finite number other than 0")),
+        }
     }
 
     /// The attention layer that most configs describe.
@@ -223,9 +254,9 @@ impl<'a> Source<'a> {
     }
 
     /// A layer's only block: x + part(norm x), with the norm that such families call `norm`.
-    pub fn lone(&self, scope: &str, mixer: Box<dyn MixerSpec>) -> Result<Block> {
+    pub fn lone(&self, scope: &str, part: Part) -> Result<Block> {
         let norm = NormSpec::rms("norm", self.eps()?, NormWeight::Plain);
-        Ok(Block::new(scope, Some(norm), Part::Mixer(mixer)))
+        Ok(Block::new(scope, Some(norm), part))
     }
 
     /// x + mixer(norm x), then x + ffn(norm x), with the norms that transformers calls `input_layernorm` and

@@ -33,9 +33,16 @@ pub struct Spec {
     pub act: Act,
     /// Its projections.
     pub shape: Shape,
+    /// Multiplies the gate before its activation; 1 nearly everywhere.
+    pub gate_factor: f32,
 }
 
 impl Spec {
+    /// Without factors.
+    pub fn new(kind: &'static str, inner: usize, act: Act, shape: Shape) -> Spec {
+        Spec { kind, inner, act, shape, gate_factor: 1.0 }
+    }
+
     /// With a gate, from `intermediate_size`.
     pub fn from_config(kind: &'static str, act: Act, config: &ModelConfig) -> Result<Spec> {
         Spec::of_width(kind, act, config, "intermediate_size")
@@ -43,7 +50,7 @@ impl Spec {
 
     /// With a gate, from the width in `field`.
     pub fn of_width(kind: &'static str, act: Act, config: &ModelConfig, field: &str) -> Result<Spec> {
-        Ok(Spec { kind, inner: width(config, field)?, act, shape: Shape::Gated })
+        Ok(Spec::new(kind, width(config, field)?, act, Shape::Gated))
     }
 }
 
@@ -67,6 +74,7 @@ impl Spec {
             Shape::Gated => (Some(b.linear("gate_proj", self.inner, width)?), b.linear("up_proj", self.inner, width)?),
             Shape::Plain => (None, b.linear("up_proj", self.inner, width)?),
         };
+        let gate = gate.map(|gate| gate.times(self.gate_factor));
         Ok(Glu { gate, up, down: b.linear("down_proj", width, self.inner)?, act: self.act })
     }
 }

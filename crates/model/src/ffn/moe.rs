@@ -170,7 +170,7 @@ impl Spec {
     /// With shared experts of this width under `scope`, none where the width is nothing.
     pub fn with_shared(mut self, scope: &'static str, inner: usize) -> Spec {
         let (act, shape) = (self.act, self.shape);
-        let glu = glu::Spec { kind: ENTRY.name, inner, act, shape };
+        let glu = glu::Spec::new(ENTRY.name, inner, act, shape);
         self.shared = (inner > 0).then_some(Shared { scope, glu, gate: None });
         self
     }

@@ -10,6 +10,6 @@ pub const ENTRY: FfnEntry = FfnEntry {
     about: "down(relu(up x)^2)",
     spec: |config, _| {
         let inner = glu::width(config, "intermediate_size")?;
-        Ok(Box::new(glu::Spec { kind: ENTRY.name, inner, act: Act::Relu2, shape: glu::Shape::Plain }))
+        Ok(Box::new(glu::Spec::new(ENTRY.name, inner, Act::Relu2, glu::Shape::Plain)))
     },
 };

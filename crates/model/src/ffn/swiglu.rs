@@ -24,5 +24,10 @@ pub fn multiple(config: &ModelConfig) -> Result<glu::Spec> {
     }
     let adjusts = config.optional_bool("block_auto_adjust_ff_dim")?.unwrap_or(true);
     let inner = if adjusts { ((factor * (2 * given / 3) as f64) as usize).next_multiple_of(of) } else { given };
-    Ok(glu::Spec { kind: ENTRY.name, inner: inner.max(1), act: Act::Silu, shape: glu::Shape::Gated })
+    Ok(glu::Spec::new(ENTRY.name, inner.max(1), Act::Silu, glu::Shape::Gated))
+}
+
+/// With a factor on the gate before its activation.
+pub fn with_gate_factor(config: &ModelConfig, gate_factor: f32) -> Result<glu::Spec> {
+    Ok(glu::Spec { gate_factor, ..glu::Spec::from_config(ENTRY.name, Act::Silu, config)? })
 }

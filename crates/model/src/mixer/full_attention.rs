@@ -144,7 +144,7 @@ impl Spec {
 
     /// Rows `rows` of the projection `leaf` `[n, D]`, which in a checkpoint with a stacked `qkv_proj` are those from `first` on.
     fn part(&self, b: &Build<'_>, leaf: &str, (first, n): (usize, usize), rows: Option<Vec<usize>>) -> Result<Linear> {
-        let width = b.width();
+        let width = b.input();
         if b.has("qkv_proj.weight") {
             let all = (self.n_heads + 2 * self.n_kv_heads) * self.head_dim;
             let rows = rows.unwrap_or_else(|| (0..n).collect());
@@ -167,7 +167,7 @@ impl Spec {
     fn half(&self, b: &Build<'_>, which: usize) -> Result<Linear> {
         let (dim, n) = (self.head_dim, 2 * self.n_heads * self.head_dim);
         let rows = (0..self.n_heads).flat_map(|h| (0..dim).map(move |i| (2 * h + which) * dim + i));
-        b.linear_rows("q_proj", n, b.width(), rows.collect())
+        b.linear_rows("q_proj", n, b.input(), rows.collect())
     }
 
     fn norm(&self, b: &Build<'_>, name: &str, heads: usize) -> Result<Option<Norm>> {

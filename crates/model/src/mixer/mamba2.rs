@@ -2,7 +2,6 @@
 //! head, a gate and an RMS norm over groups on the way out. The step is held to its limits in prefill and decode alike.
 
 use reverie_files::ModelConfig;
-use reverie_tensor::backend::Map;
 use reverie_tensor::formula::input;
 use reverie_tensor::{
     Act, ConvSpec, Decay, Formula, HeadOrder, Heads, Input, Norm, Operand, Read, Recurrence, RecurrenceSpec, Rule,
@@ -47,8 +46,6 @@ pub struct Factors {
     pub mixed: [f32; 3],
     /// On the step before its bias.
     pub dt: f32,
-    /// On what goes into the closing projection.
-    pub out: f32,
 }
 
 /// One Mamba-2 layer.
@@ -119,7 +116,7 @@ impl Spec {
             proj_bias: flag(&["use_bias", "mamba_proj_bias", "add_bias_linear"], false)?,
             norm: OutNorm::GateFirst(eps),
             limits: limits(config)?,
-            factors: Factors { z: 1.0, mixed: [1.0; 3], dt: 1.0, out: 1.0 },
+            factors: Factors { z: 1.0, mixed: [1.0; 3], dt: 1.0 },
             rates: Rates::Log,
         })
     }
@@ -184,27 +181,18 @@ impl MixerSpec for Spec {
         // A factor on the convolution's input is one on its taps.
         let factor = |c: usize| f.mixed[if c < inner { 0 } else { 1 + (c - inner) / self.keys() }];
         let taps = b.conv_taps_times("conv1d.weight", (channels, self.kernel), factor)?;
-        // A norm takes its input's factor away: behind one, the factor sits in the norm's weight.
         let norm = match self.norm {
             OutNorm::Absent => None,
             OutNorm::GateFirst(eps) | OutNorm::NormFirst(eps) => {
-                let mut norm = b.norm(&NormSpec::rms("norm", eps, NormWeight::Plain), inner)?;
-                if f.out != 1.0 {
-                    let scaled: Vec<f32> = b.values("norm.weight", inner)?.iter().map(|w| w * f.out).collect();
-                    norm.weight = Some(b.upload(&scaled, &[inner])?);
-                }
-                Some(norm)
+                Some(b.norm(&NormSpec::rms("norm", eps, NormWeight::Plain), inner)?)
             }
         };
-        let out = if norm.is_some() { 1.0 } else { f.out };
-        let skip: Vec<f32> = b.values("D", heads)?.iter().map(|d| d * out).collect();
-        let step = (input(0) * f.dt + input(1)).softplus();
+        let step = (input(0) + input(1)).softplus();
         let step = if self.limits.0 > 0.0 { step.max(self.limits.0) } else { step };
         Ok(Box::new(Mamba2 {
-            z: part(0..inner)?,
+            z: part(0..inner)?.times(f.z),
             mixed: part(inner..inner + channels)?,
-            dt: part(inner + channels..rows)?,
-            z_factor: f.z,
+            dt: part(inner + channels..rows)?.times(f.dt),
             conv: ConvSpec {
                 taps,
                 bias: if self.conv_bias { Some(b.vector("conv1d.bias", channels)?) } else { None },
@@ -220,9 +208,9 @@ impl MixerSpec for Spec {
                 v_dim: self.head_dim,
                 order: HeadOrder::Grouped,
                 unit_eps: None,
-                q_scale: out,
+                q_scale: 1.0,
                 read: Read::After,
-                skip: Some(b.upload(&skip, &[heads])?),
+                skip: Some(b.vector("D", heads)?),
             },
             n_groups: self.n_groups,
             gate_first: matches!(self.norm, OutNorm::GateFirst(_)),
@@ -238,7 +226,6 @@ struct Mamba2 {
     /// Values, keys, queries.
     mixed: Linear,
     dt: Linear,
-    z_factor: f32,
     conv: ConvSpec,
     /// f32 `[H]`.
     dt_bias: Tensor,
@@ -258,10 +245,7 @@ struct Mamba2 {
 impl Mixer for Mamba2 {
     fn forward(&self, step: &Step<'_>, stream: Stream<'_>, states: &mut [&mut LayerState]) -> Result<Tensor> {
         let be = step.backend;
-        let [mut z, mixed, dt] = project(be, stream.input(), [&self.z, &self.mixed, &self.dt])?;
-        if self.z_factor != 1.0 {
-            z = be.map(z, Map::Scale(self.z_factor))?;
-        }
+        let [z, mixed, dt] = project(be, stream.input(), [&self.z, &self.mixed, &self.dt])?;
         let mixed = be.conv(&mixed, &mut step.segments(states, 0)?, &self.conv)?;
         let dt = be.pointwise(dt.dims(), &[Operand::Each(&dt), Operand::Row(&self.dt_bias)], &self.written)?;
         let kept = be.pointwise(dt.dims(), &[Operand::Each(&dt), Operand::Row(&self.rate)], &self.kept)?;

@@ -5,7 +5,9 @@ pub mod full_attention;
 pub mod gated_delta;
 pub mod mamba;
 pub mod mamba2;
+pub mod parallel;
 pub mod rg_lru;
+pub mod shared_attention;
 pub mod short_conv;
 
 use std::cell::RefCell;
@@ -34,8 +36,16 @@ pub struct MixerEntry {
 }
 
 /// All mixers, by name.
-pub static MIXERS: &[MixerEntry] =
-    &[full_attention::ENTRY, gated_delta::ENTRY, mamba::ENTRY, mamba2::ENTRY, rg_lru::ENTRY, short_conv::ENTRY];
+pub static MIXERS: &[MixerEntry] = &[
+    full_attention::ENTRY,
+    gated_delta::ENTRY,
+    mamba::ENTRY,
+    mamba2::ENTRY,
+    parallel::ENTRY,
+    rg_lru::ENTRY,
+    shared_attention::ENTRY,
+    short_conv::ENTRY,
+];
 
 /// One sequence's rows in a step, and where they stand.
 #[derive(Clone, Debug)]

@@ -134,6 +134,19 @@ pub fn combine<B: Backend + ?Sized>(b: &B, xs: &[&Tensor], coefficients: &Tensor
     (0..outputs).map(one).collect()
 }
 
+/// See `Backend::concat`.
+pub fn concat<B: Backend + ?Sized>(b: &B, parts: &[&Tensor]) -> Result<Tensor> {
+    let rows = parts.first().map_or(0, |x| x.rows());
+    if let Some(other) = parts.iter().find(|x| x.rows() != rows) {
+        return Err(Error::shape("concat", other.shape(), (rows, "any width")));
+    }
+    let values = parts.iter().map(|x| b.read(x)).collect::<Result<Vec<_>>>()?;
+    let widths: Vec<usize> = parts.iter().map(|x| x.width()).collect();
+    let row = |t: usize| values.iter().zip(&widths).flat_map(move |(v, w)| v[t * w..(t + 1) * w].iter().copied());
+    let out: Vec<f32> = (0..rows).flat_map(row).collect();
+    scratch(b, &out, &[rows, widths.iter().sum()])
+}
+
 /// See `Backend::rows`.
 pub fn rows<B: Backend + ?Sized>(b: &B, x: &Tensor, rows: &[usize]) -> Result<Tensor> {
     let (values, d) = (b.read(x)?, x.width());

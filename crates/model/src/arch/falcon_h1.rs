@@ -1,0 +1,81 @@
+//! Falcon-H1: Mamba-2 and attention side by side in every layer, with a factor (maximal update parametrisation) at every place where
+//! one can stand.
+
+use super::{ArchEntry, FEED_FORWARD, Source};
+use crate::error::{Error, Result};
+use crate::ffn::swiglu;
+use crate::mixer::mamba2::{self, Factors, OutNorm};
+use crate::mixer::parallel::{Branch, Spec};
+use crate::plan::{NormWeight, Plan};
+
+/// The row.
+pub const ENTRY: ArchEntry = ArchEntry {
+    name: "falcon_h1",
+    aliases: &[],
+    about: "Falcon-H1: Mamba-2 and attention side by side",
+    plan,
+    gguf: None,
+};
+
+fn plan(source: &Source<'_>) -> Result<Plan> {
+    let config = &source.config;
+    let factor = |field: &str| source.factor(field);
+    let factors = |field: &str, n: usize| -> Result<Vec<f32>> {
+        match config.optional_f64s(field)? {
+            None => Ok(vec![1.0; n]),
+            Some(all) if all.len() == n => Ok(all.iter().map(|f| *f as f32).collect()),
+            Some(all) => Err(Error::config(field, format!("{} numbers", all.len()), format!("{n}"))),
+        }
+    };
+    let (into_attention, into_scan) = (factor("attention_in_multiplier")?, factor("ssm_in_multiplier")?);
+    for (bias, field, factor) in [
+        ("attention_bias", "attention_in_multiplier", into_attention),
+        ("mamba_proj_bias", "ssm_in_multiplier", into_scan),
+    ] {
+        if factor != 1.0 && config.optional_bool(bias)?.unwrap_or(false) {
+            return Err(Error::config(bias, "true", format!("false where {field} is not 1")));
+        }
+    }
+    let mlp = factors("mlp_multipliers", 2)?;
+    let mut plan = source.decoder(ENTRY.name, NormWeight::Plain, |i| {
+        let mut attention = source.attention(i)?;
+        attention.scale *= into_attention * into_attention * factor("key_multiplier")?;
+        let branches = vec![
+            Branch {
+                scope: "mamba".into(),
+                mixer: Box::new(scan(source, into_scan, &factors("ssm_multipliers", 5)?)?),
+                scale: factor("ssm_out_multiplier")?,
+            },
+            Branch {
+                scope: "self_attn".into(),
+                mixer: Box::new(attention),
+                scale: factor("attention_out_multiplier")? * into_attention,
+            },
+        ];
+        let ffn = swiglu::with_gate_factor(config, mlp[0])?;
+        let mut blocks = source.pre_norm(NormWeight::Plain, ("", Box::new(Spec { branches })), Box::new(ffn))?;
+        if let Some(ffn) = blocks.last_mut() {
+            ffn.scale = mlp[1];
+        }
+        Ok(blocks)
+    })?;
+    plan.names = plan.names.with_leaves(FEED_FORWARD);
+    plan.embed_scale = factor("embedding_multiplier")?;
+    plan.head.scale = factor("lm_head_multiplier")?;
+    Ok(plan)
+}
+
+/// The Mamba-2 of a layer; `parts` are the factors of gate, values, keys, queries and step.
+fn scan(source: &Source<'_>, into: f32, parts: &[f32]) -> Result<mamba2::Spec> {
+    let mut scan = source.state_space()?;
+    let flag =
+        |field: &str, default: bool| -> Result<bool> { Ok(source.config.optional_bool(field)?.unwrap_or(default)) };
+    scan.norm = match (flag("mamba_rms_norm", false)?, flag("mamba_norm_before_gate", true)?) {
+        (false, _) => OutNorm::Absent,
+        (true, true) => OutNorm::NormFirst(source.eps()?),
+        (true, false) => OutNorm::GateFirst(source.eps()?),
+    };
+    let &[z, x, b, c, dt] = parts else { return Ok(scan) };
+    scan.factors = Factors { z: into * z, mixed: [into * x, into * b, into * c], dt: into * dt };
+    Ok(scan)
+}
