@@ -3,5 +3,8 @@
 mod basics;
 #[cfg(feature = "cloud")]
 mod carry;
+mod crash;
 mod keeping;
+mod kill;
+mod reader;
 mod stand;
