@@ -20,6 +20,8 @@ use crate::refs::{self, MAX_REF_BYTES};
 const ASKED: usize = 32;
 /// Objects under way at once; each is held in memory.
 const MOVING: usize = 4;
+/// Writes of a name before a place is given up that stores something else.
+const TRIES: usize = 3;
 
 /// A bucket, or a part of one.
 #[derive(Debug)]
@@ -78,7 +80,7 @@ impl Cloud {
         self.at(&format!("objects/{folder}/{file}"))
     }
 
-    fn error(&self, action: impl Into<String>, e: Refusal) -> Error {
+    fn error(&self, action: impl Into<String>, e: impl std::fmt::Display) -> Error {
         Error::Remote { url: self.url.clone(), action: action.into(), reason: e.to_string() }
     }
 
@@ -100,6 +102,13 @@ impl Cloud {
     async fn write(&self, path: &Path, bytes: Vec<u8>, mode: PutMode) -> Result<(), Refusal> {
         let options = PutOptions { mode, ..PutOptions::default() };
         self.store.put_opts(path, PutPayload::from(bytes), options).await.map(drop)
+    }
+}
+
+impl Version {
+    /// A write over exactly this version.
+    fn update(&self) -> PutMode {
+        PutMode::Update(UpdateVersion { e_tag: self.e_tag.clone(), version: self.version.clone() })
     }
 }
 
@@ -171,43 +180,37 @@ impl Place for Cloud {
     fn point(&self, name: &str, was: Option<&Head>, head: &Hash) -> Result<()> {
         crate::name::check_name(name)?;
         let path = self.at(&format!("refs/{name}"));
-        let mode = match was {
-            None => PutMode::Create,
-            Some(was) => PutMode::Update(UpdateVersion {
-                e_tag: was.version.e_tag.clone(),
-                version: was.version.version.clone(),
-            }),
-        };
+        let mut mode = was.map_or(PutMode::Create, |was| was.version.update());
         let bytes = refs::render_ref(name, head).into_bytes();
-        match self.wait(self.write(&path, bytes.clone(), mode)) {
-            Ok(()) => {}
-            Err(Refusal::Precondition { .. } | Refusal::AlreadyExists { .. }) => {
-                let now = self.head(name)?.map_or("no such name".into(), |h| h.hash.to_string());
-                // A retried request may have been carried out the first time.
-                if now != head.to_string() {
-                    let expected = was.map_or("no such name".into(), |h| h.hash.to_string());
-                    return Err(Error::Moved { name: name.to_owned(), found: now, expected });
+        for _ in 0..TRIES {
+            let sent = self.wait(self.write(&path, bytes.clone(), mode));
+            if let Err(Refusal::NotImplemented { .. } | Refusal::NotSupported { .. }) = &sent {
+                return Err(self.error(
+                    format!("move the name '{name}'"),
+                    "this place has no conditional write, so another writer's state could be lost; use one that has",
+                ));
+            }
+            // What counts is what is there: a request may be carried out and reported as failed, or the other way round.
+            let seen = self.wait(self.small(&path, MAX_REF_BYTES as u64))?;
+            let (found, version) =
+                seen.map_or((None, Version::default()), |(b, v)| (Some(refs::parse_ref(name, &b)), v));
+            match (found, sent) {
+                (Some(Ok(found)), _) if found == *head => return Ok(()),
+                (Some(Err(damage)), Err(Refusal::Precondition { .. } | Refusal::AlreadyExists { .. })) => {
+                    return Err(damage);
                 }
-            }
-            Err(Refusal::NotImplemented { .. } | Refusal::NotSupported { .. }) => {
-                return Err(Error::Remote {
-                    url: self.url.clone(),
-                    action: format!("move the name '{name}'"),
-                    reason: "this place has no conditional write, so another writer's state could be lost; \
-                             use one that has, or push under a name of your own"
-                        .into(),
-                });
-            }
-            Err(e) => return Err(self.error(format!("write the name '{name}'"), e)),
-        }
-        // A place that says yes and stores something else is found out here.
-        match self.wait(self.small(&path, MAX_REF_BYTES as u64))? {
-            Some((found, _)) if refs::parse_ref(name, &found).is_ok() => Ok(()),
-            found => {
-                let found = found.map_or("nothing".into(), |(bytes, _)| format!("{} bytes", bytes.len()));
-                Err(Error::damaged(format!("the name '{name}' at {}", self.url), found, "what was just written"))
+                // Our own, cut short: once more, over exactly that.
+                (Some(Err(_)), _) => mode = version.update(),
+                (found, Err(Refusal::Precondition { .. } | Refusal::AlreadyExists { .. })) => {
+                    let said = |h: Option<Hash>| h.map_or("no such name".to_owned(), |h| h.to_string());
+                    let (found, expected) = (said(found.and_then(Result::ok)), said(was.map(|h| h.hash)));
+                    return Err(Error::Moved { name: name.to_owned(), found, expected });
+                }
+                (_, Err(e)) => return Err(self.error(format!("write the name '{name}'"), e)),
+                (_, Ok(())) => break,
             }
         }
+        Err(self.error(format!("write the name '{name}'"), "it took the write and stored something else"))
     }
 
     fn is_shallow(&self, manifest: &Hash) -> Result<bool> {

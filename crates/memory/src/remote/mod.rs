@@ -43,6 +43,7 @@ pub(crate) trait Place: Send + Sync + Debug {
 pub(crate) struct Head {
     pub(crate) hash: Hash,
     /// The place's own word for this version of the file.
+    #[cfg_attr(not(feature = "cloud"), allow(dead_code))]
     pub(crate) version: Version,
 }
 

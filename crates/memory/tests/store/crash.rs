@@ -197,7 +197,7 @@ fn gc_stopped_at_any_step_loses_nothing() {
         },
         &|store, _| {
             assert!(store.log("trip").expect("log").len() >= 2);
-            assert!(store.log("other").expect("log").len() >= 1);
+            assert!(!store.log("other").expect("log").is_empty());
         },
     );
 }

@@ -4,6 +4,9 @@ mod basics;
 #[cfg(feature = "cloud")]
 mod carry;
 mod crash;
+#[cfg(feature = "cloud")]
+mod faults;
+mod flips;
 mod keeping;
 mod kill;
 mod reader;
