@@ -205,6 +205,20 @@ impl Backend for Cpu {
     fn pointwise(&self, shape: &[usize], inputs: &[Operand<'_>], formula: &Formula) -> Result<Tensor> {
         ops::pointwise::run(self, shape, inputs, formula)
     }
+    fn wkv(
+        &self,
+        kv: (&Tensor, &Tensor),
+        rates: (&Tensor, &Tensor),
+        segments: &mut [StateSegment<'_>],
+    ) -> Result<Tensor> {
+        ops::wkv::run(self, kv, rates, segments)
+    }
+    fn exp_gates(&self, input: &Tensor, forget: &Tensor, segments: &mut [StateSegment<'_>]) -> Result<[Tensor; 3]> {
+        ops::exp_gates::run(self, input, forget, segments)
+    }
+    fn softmax(&self, x: Tensor) -> Result<Tensor> {
+        ops::softmax::run(self, x)
+    }
     fn dot(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         ops::elementwise::dot(self, a, b)
     }

@@ -3,10 +3,11 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use reverie_files::TensorStore;
-use reverie_tensor::quant::{Plain, Rows};
+use reverie_tensor::quant::{DenseMatrix, Plain, Rows};
 use reverie_tensor::{Backend, Class, DType, Norm, NormKind, Tensor, Weight, WeightSource};
 
 use crate::error::{Error, Result};
@@ -141,6 +142,19 @@ impl<'a> Build<'a> {
         Ok(Linear::new(self.backend.pack(&picked, bias.as_deref())?))
     }
 
+    /// Some columns of the matrix `leaf` `[n, k]` as a projection of their own, in f32.
+    pub fn linear_columns(&self, leaf: &str, (n, k): (usize, usize), columns: Range<usize>) -> Result<Linear> {
+        let source = self.matrix(leaf, n, k)?;
+        let (mut row, mut bytes) = (vec![0.0; k], Vec::with_capacity(n * columns.len() * 4));
+        for r in 0..n {
+            source.row_f32(r, &mut row);
+            bytes.extend(row[columns.clone()].iter().flat_map(|v| v.to_le_bytes()));
+        }
+        source.done();
+        let cut = DenseMatrix::new(DType::F32, &bytes, (n, columns.len()))?;
+        Ok(Linear::new(self.backend.pack(&cut, None)?))
+    }
+
     /// The matrix `leaf` as the file has it.
     pub fn matrix(&self, leaf: &str, n: usize, k: usize) -> Result<Box<dyn WeightSource + 'a>> {
         self.stored(&format!("{leaf}.weight"), n, k)
@@ -178,6 +192,11 @@ impl<'a> Build<'a> {
         Ok(self.weights.vector(&self.name(leaf), n)?)
     }
 
+    /// The values of a tensor that lies outside the layers, by the plan's whole name, and its extents.
+    pub fn outside(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
+        Ok(self.weights.floats(&self.plan.names.spell(name, self.weights))?)
+    }
+
     /// The vector `leaf` on the backend, f32.
     pub fn vector(&self, leaf: &str, n: usize) -> Result<Tensor> {
         let values = self.values(leaf, n)?;
@@ -194,8 +213,40 @@ impl<'a> Build<'a> {
         Ok(self.backend.upload(values, shape, DType::F32, Class::Weights)?)
     }
 
-    /// The taps of a depthwise convolution, stored `[C, 1, kernel]` (transformers), `[C, kernel, 1]` (MLX) or `[C, kernel]`
-    /// (GGUF), as `[kernel, C]`.
+    /// Rows of the matrix `leaf` (name with its suffix), where no config says them.
+    pub fn rows_of(&self, leaf: &str) -> Result<usize> {
+        let name = self.name(leaf);
+        match self.weights.shape(&name).as_deref() {
+            Some([rows, _]) if *rows > 0 => Ok(*rows),
+            found => Err(Error::TensorShape { name, found: format!("{found:?}"), expected: "a matrix".into() }),
+        }
+    }
+
+    /// The taps of a depthwise convolution, channel by channel, stored `[C, 1, kernel]` (transformers), `[C, kernel, 1]` (MLX) or
+    /// `[C, kernel]` (GGUF).
+    pub fn conv_rows(&self, leaf: &str, kernel: usize) -> Result<Vec<f32>> {
+        let name = self.name(leaf);
+        let (shape, values) = self.weights.floats(&name)?;
+        let channels = values.len() / kernel;
+        let kept: Vec<usize> = shape.iter().copied().filter(|&d| d != 1).collect();
+        let wanted: Vec<usize> = [channels, kernel].into_iter().filter(|&d| d != 1).collect();
+        if kept != wanted || values.len() != channels * kernel {
+            return Err(Error::TensorShape {
+                name,
+                found: format!("{shape:?}"),
+                expected: format!("[channels, 1, {kernel}]"),
+            });
+        }
+        Ok(values)
+    }
+
+    /// Such taps, of `channels` channels, as `[kernel, C]`.
+    pub fn conv_taps_of(&self, rows: &[f32], channels: usize, kernel: usize) -> Result<Tensor> {
+        let taps: Vec<f32> = (0..kernel * channels).map(|i| rows[i % channels * kernel + i / channels]).collect();
+        self.upload(&taps, &[kernel, channels])
+    }
+
+    /// The taps of the depthwise convolution `leaf` as `[kernel, C]`.
     pub fn conv_taps(&self, leaf: &str, channels: usize, kernel: usize) -> Result<Tensor> {
         self.conv_taps_times(leaf, (channels, kernel), |_| 1.0)
     }
@@ -207,21 +258,16 @@ impl<'a> Build<'a> {
         (channels, kernel): (usize, usize),
         factor: impl Fn(usize) -> f32,
     ) -> Result<Tensor> {
-        let name = self.name(leaf);
-        let (shape, values) = self.weights.floats(&name)?;
-        let kept: Vec<usize> = shape.iter().copied().filter(|&d| d != 1).collect();
-        let wanted: Vec<usize> = [channels, kernel].into_iter().filter(|&d| d != 1).collect();
-        if kept != wanted || values.len() != channels * kernel {
+        let mut rows = self.conv_rows(leaf, kernel)?;
+        if rows.len() != channels * kernel {
             return Err(Error::TensorShape {
-                name,
-                found: format!("{shape:?}"),
-                expected: format!("[{channels}, 1, {kernel}]"),
+                name: self.name(leaf),
+                found: format!("{} channels", rows.len() / kernel),
+                expected: format!("{channels} channels"),
             });
         }
-        let taps: Vec<f32> = (0..kernel * channels)
-            .map(|i| values[i % channels * kernel + i / channels] * factor(i % channels))
-            .collect();
-        self.upload(&taps, &[kernel, channels])
+        rows.iter_mut().enumerate().for_each(|(i, v)| *v *= factor(i / kernel));
+        self.conv_taps_of(&rows, channels, kernel)
     }
 
     /// A norm over `dim`.

@@ -85,10 +85,12 @@ pub fn project_some<const N: usize>(
 
 /// Several projections of one input; the backend prepares the input once.
 pub fn project<const N: usize>(backend: &dyn Backend, input: Input<'_>, linears: [&Linear; N]) -> Result<[Tensor; N]> {
-    let weights = linears.map(|l| &l.weight);
-    let mut out = Vec::with_capacity(N);
-    for (l, y) in linears.iter().zip(backend.linear(input, &weights)?) {
-        out.push(l.adapt(backend, input, y)?);
-    }
+    let out = project_all(backend, input, &linears)?;
     out.try_into().map_err(|_| reverie_tensor::Error::shape("project", "fewer results", N).into())
+}
+
+/// The same for a number that only the model knows.
+pub fn project_all(backend: &dyn Backend, input: Input<'_>, linears: &[&Linear]) -> Result<Vec<Tensor>> {
+    let weights: Vec<&Weight> = linears.iter().map(|l| &l.weight).collect();
+    linears.iter().zip(backend.linear(input, &weights)?).map(|(l, y)| l.adapt(backend, input, y)).collect()
 }

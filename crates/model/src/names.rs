@@ -38,6 +38,7 @@ const PREFIXES: &[&str] = &[
     "model.language_model.",
     "language_model.",
     "backbone.",
+    "rwkv.",
     "",
 ];
 
@@ -48,6 +49,9 @@ static TOPS: &[Top] = &[
     Top { embed: "embed_tokens", norm: "final_norm", layers: "layers" },
     Top { embed: "embed_tokens", norm: "embedding_norm", layers: "layers" },
     Top { embed: "embeddings", norm: "norm_f", layers: "layers" },
+    Top { embed: "embeddings", norm: "norm", layers: "layers" },
+    Top { embed: "embeddings", norm: "ln_out", layers: "blocks" },
+    Top { embed: "embeddings", norm: "out_norm", layers: "blocks" },
 ];
 
 /// GGUF leaves that mean the same in every family.

@@ -464,6 +464,28 @@ pub trait Backend: Send + Sync {
         reference::pointwise::run(self, shape, inputs, formula)
     }
 
+    /// RWKV-4's mean over time of v `[T, C]`, weighted by e^k, k `[T, C]`; of `rates`, the first (f32 `[C]`, negative) is added to the
+    /// logarithm of a weight at each token, the second to the newest key where it is read. Slots f32 `[3, C]`. Gives `[T, C]`.
+    fn wkv(
+        &self,
+        kv: (&Tensor, &Tensor),
+        rates: (&Tensor, &Tensor),
+        segments: &mut [StateSegment<'_>],
+    ) -> Result<Tensor> {
+        reference::wkv::run(self, kv, rates, segments)
+    }
+
+    /// Exponential gates over m, the largest logarithm so far: m ← max(forget + m, input), both `[T, H]`, slots f32 `[H]`. Gives what
+    /// stays, e^(forget + old m - m), what is written, e^(input - m), and m.
+    fn exp_gates(&self, input: &Tensor, forget: &Tensor, segments: &mut [StateSegment<'_>]) -> Result<[Tensor; 3]> {
+        reference::exp_gates::run(self, input, forget, segments)
+    }
+
+    /// The softmax over the last extent, into x's storage if it is unshared.
+    fn softmax(&self, x: Tensor) -> Result<Tensor> {
+        reference::elementwise::softmax(self, &x)
+    }
+
     /// Σ a ⊙ b over the last extent: `[T, H, D]` twice gives `[T, H]`.
     fn dot(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         reference::elementwise::dot(self, a, b)

@@ -163,6 +163,20 @@ impl Backend for Dry {
         crate::reference::pointwise::check(shape, inputs, formula)?;
         self.scratch(shape)
     }
+    fn wkv(
+        &self,
+        (k, _v): (&Tensor, &Tensor),
+        _rates: (&Tensor, &Tensor),
+        _segments: &mut [StateSegment<'_>],
+    ) -> Result<Tensor> {
+        self.like(k)
+    }
+    fn exp_gates(&self, input: &Tensor, _forget: &Tensor, _segments: &mut [StateSegment<'_>]) -> Result<[Tensor; 3]> {
+        Ok([self.like(input)?, self.like(input)?, self.like(input)?])
+    }
+    fn softmax(&self, x: Tensor) -> Result<Tensor> {
+        self.reuse(x)
+    }
     fn dot(&self, a: &Tensor, _b: &Tensor) -> Result<Tensor> {
         self.scratch(&a.dims()[..a.dims().len().saturating_sub(1)])
     }

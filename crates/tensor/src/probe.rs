@@ -89,6 +89,9 @@ impl Backend for Probe {
         fn rg_lru(&self, x: &Tensor, positions: &[u32], segments: &mut [StateSegment<'_>], spec: &RgLruSpec) -> Result<Tensor>;
         fn recurrence(&self, x: &Recurrence<'_>, segments: &mut [StateSegment<'_>], spec: &RecurrenceSpec) -> Result<Tensor>;
         fn pointwise(&self, shape: &[usize], inputs: &[Operand<'_>], formula: &Formula) -> Result<Tensor>;
+        fn wkv(&self, kv: (&Tensor, &Tensor), rates: (&Tensor, &Tensor), segments: &mut [StateSegment<'_>]) -> Result<Tensor>;
+        fn exp_gates(&self, input: &Tensor, forget: &Tensor, segments: &mut [StateSegment<'_>]) -> Result<[Tensor; 3]>;
+        fn softmax(&self, x: Tensor) -> Result<Tensor>;
         fn dot(&self, a: &Tensor, b: &Tensor) -> Result<Tensor>;
         fn glu(&self, gate: &Tensor, up: &Tensor, act: Act) -> Result<Tensor>;
         fn add(&self, a: Tensor, b: &Tensor) -> Result<Tensor>;

@@ -4,6 +4,7 @@ pub mod attend;
 pub mod conv;
 pub mod elementwise;
 pub mod embed;
+pub mod exp_gates;
 pub mod experts;
 mod host;
 pub mod kv;
@@ -15,6 +16,8 @@ pub mod recurrence;
 pub mod rg_lru;
 pub mod rope;
 pub mod scan;
+pub mod softmax;
 mod split;
 #[cfg(test)]
 mod trial;
+pub mod wkv;

@@ -2,16 +2,23 @@
 //! scaffold that decoders share.
 
 pub mod bamba;
+pub mod delta_net;
 pub mod falcon_h1;
+pub mod flash;
+pub mod gated_deltanet;
 pub mod gemma2;
 pub mod gemma3_text;
 pub mod gemma4_text;
 pub mod gguf;
+pub mod gla;
 pub mod glm4_moe;
 pub mod gpt_oss;
 pub mod granite;
 pub mod granitemoehybrid;
+pub mod gsa;
+pub mod hgrn2;
 pub mod jamba;
+pub mod kda;
 pub mod lfm2;
 pub mod lfm2_moe;
 pub mod llama;
@@ -23,6 +30,7 @@ pub mod mistral;
 pub mod mixtral;
 pub mod nemotron_h;
 pub mod olmo3;
+pub mod olmo_hybrid;
 pub mod olmoe;
 pub mod phi3;
 pub mod qwen2;
@@ -31,7 +39,12 @@ pub mod qwen3;
 pub mod qwen3_5_text;
 pub mod qwen3_moe;
 pub mod recurrent_gemma;
+pub mod retnet;
+pub mod rwkv;
+pub mod rwkv6;
+pub mod rwkv7;
 pub mod smollm3;
+pub mod xlstm;
 pub mod zamba2;
 
 use reverie_files::{ModelConfig, TensorStore};
@@ -61,15 +74,21 @@ pub struct ArchEntry {
 /// All architectures, by name.
 pub static ARCHS: &[ArchEntry] = &[
     bamba::ENTRY,
+    delta_net::ENTRY,
     falcon_h1::ENTRY,
+    gated_deltanet::ENTRY,
     gemma2::ENTRY,
     gemma3_text::ENTRY,
     gemma4_text::ENTRY,
+    gla::ENTRY,
     glm4_moe::ENTRY,
     gpt_oss::ENTRY,
     granite::ENTRY,
     granitemoehybrid::ENTRY,
+    gsa::ENTRY,
+    hgrn2::ENTRY,
     jamba::ENTRY,
+    kda::ENTRY,
     lfm2::ENTRY,
     lfm2_moe::ENTRY,
     llama::ENTRY,
@@ -81,6 +100,7 @@ pub static ARCHS: &[ArchEntry] = &[
     mixtral::ENTRY,
     nemotron_h::ENTRY,
     olmo3::ENTRY,
+    olmo_hybrid::ENTRY,
     olmoe::ENTRY,
     phi3::ENTRY,
     qwen2::ENTRY,
@@ -89,7 +109,12 @@ pub static ARCHS: &[ArchEntry] = &[
     qwen3_5_text::ENTRY,
     qwen3_moe::ENTRY,
     recurrent_gemma::ENTRY,
+    retnet::ENTRY,
+    rwkv::ENTRY,
+    rwkv6::ENTRY,
+    rwkv7::ENTRY,
     smollm3::ENTRY,
+    xlstm::ENTRY,
     zamba2::ENTRY,
 ];
 

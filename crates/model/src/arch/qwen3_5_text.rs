@@ -3,7 +3,7 @@
 use super::{ArchEntry, Source, gguf};
 use crate::error::{Error, Result};
 use crate::ffn::swiglu;
-use crate::mixer::gated_delta;
+use crate::mixer::delta;
 use crate::plan::{MixerSpec, NormWeight, Plan};
 
 /// The row.
@@ -39,9 +39,8 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
             source.layer_kind(i, |i| if (i + 1) % interval == 0 { "full_attention" } else { "linear_attention" })?;
         let mixer: (&str, Box<dyn MixerSpec>) = match kind.as_str() {
             "linear_attention" => {
-                let mut delta = gated_delta::Spec::from_config(&source.config)?;
-                delta.stored =
-                    if source.gguf.is_some() { gated_delta::Stored::Ggml } else { gated_delta::Stored::HuggingFace };
+                let mut delta = delta::Spec::gated(&source.config)?;
+                delta.stored = if source.gguf.is_some() { delta::Stored::Ggml } else { delta::Stored::Joint };
                 ("linear_attn", Box::new(delta))
             }
             "full_attention" => {

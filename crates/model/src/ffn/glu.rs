@@ -77,6 +77,47 @@ impl Spec {
         let gate = gate.map(|gate| gate.times(self.gate_factor));
         Ok(Glu { gate, up, down: b.linear("down_proj", width, self.inner)?, act: self.act })
     }
+
+    /// SwiGLU of `factor` widths, rounded up to a multiple; the fields that say them.
+    pub fn rounded(config: &ModelConfig, factor: &str, multiple: &str) -> Result<Spec> {
+        let (by, of) = (config.f64_or(factor, 2.667)?, config.usize_or(multiple, 64)?);
+        let inner = (config.usize("hidden_size")? as f64 * by).ceil();
+        if of == 0 || of > 1 << 16 || !(1.0..=16_777_216.0).contains(&inner) {
+            return Err(Error::config(
+                factor,
+                by,
+                format!("a factor that makes a width, with {multiple} from 1 to 65536"),
+            ));
+        }
+        Ok(Spec {
+            kind: "swiglu",
+            inner: (inner as usize).next_multiple_of(of),
+            act: Act::Silu,
+            shape: Shape::Gated,
+            gate_factor: 1.0,
+        })
+    }
+
+    /// SwiGLU in flash-linear-attention's field names: without `intermediate_size`, two thirds of `hidden_ratio` widths, rounded up
+    /// to a multiple of 256.
+    pub fn flash(config: &ModelConfig) -> Result<Spec> {
+        let act = config.optional_text("hidden_act")?.unwrap_or("swish");
+        if act != "swish" && act != "silu" {
+            return Err(Error::config("hidden_act", act, "swish or silu"));
+        }
+        let inner = match config.optional_usize("intermediate_size")? {
+            Some(n) => n,
+            None => {
+                let ratio = config.f64_or("hidden_ratio", 4.0)?;
+                let whole = (config.usize("hidden_size")? as f64 * ratio * 2.0 / 3.0) as usize;
+                whole.min(1 << 24).next_multiple_of(256)
+            }
+        };
+        if inner == 0 {
+            return Err(Error::config("intermediate_size", inner, "a positive width"));
+        }
+        Ok(Spec { kind: "swiglu", inner, act: Act::Silu, shape: Shape::Gated, gate_factor: 1.0 })
+    }
 }
 
 impl FfnSpec for Spec {

@@ -1,13 +1,30 @@
 //! The mixers: what moves information between tokens. One file a row; a row turns a config's layer into a spec, a spec takes
 //! its weights and becomes a mixer. A mixer never sees a weight format, and knows no other mixer.
 
+pub mod channel_mix;
+pub mod closing;
+pub mod decayed;
+pub mod delta;
+pub mod deltanet;
 pub mod full_attention;
 pub mod gated_delta;
+pub mod gla;
+pub mod gsa;
+pub mod hgrn2;
+pub mod kda;
+pub mod lightning;
 pub mod mamba;
 pub mod mamba2;
+pub mod mlstm;
 pub mod parallel;
+pub mod qkv;
+pub mod retnet;
 pub mod rg_lru;
+pub mod rwkv4;
+pub mod rwkv6;
+pub mod rwkv7;
 pub mod shared_attention;
+pub mod shift;
 pub mod short_conv;
 
 use std::cell::RefCell;
@@ -37,12 +54,24 @@ pub struct MixerEntry {
 
 /// All mixers, by name.
 pub static MIXERS: &[MixerEntry] = &[
+    channel_mix::ENTRY,
+    deltanet::ENTRY,
     full_attention::ENTRY,
     gated_delta::ENTRY,
+    gla::ENTRY,
+    gsa::ENTRY,
+    hgrn2::ENTRY,
+    kda::ENTRY,
+    lightning::ENTRY,
     mamba::ENTRY,
     mamba2::ENTRY,
+    mlstm::ENTRY,
     parallel::ENTRY,
+    retnet::ENTRY,
     rg_lru::ENTRY,
+    rwkv4::ENTRY,
+    rwkv6::ENTRY,
+    rwkv7::ENTRY,
     shared_attention::ENTRY,
     short_conv::ENTRY,
 ];
@@ -125,6 +154,14 @@ impl Stream<'_> {
         match self.pre {
             Some(norm) => reverie_tensor::Input::Normed(&self.x, norm),
             None => reverie_tensor::Input::Plain(&self.x),
+        }
+    }
+
+    /// What a part computed, when it ends in something else than a projection: added to the stream, or alone.
+    pub fn finish(self, backend: &dyn Backend, y: Tensor) -> Result<Tensor> {
+        match self.out {
+            Out::Add => Ok(backend.add(self.x, &y)?),
+            Out::Plain => Ok(y),
         }
     }
 

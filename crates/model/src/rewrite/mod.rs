@@ -1,6 +1,7 @@
 //! Parts that put something in place of the residual stream instead of adding to it: scalars, parallel streams, what later layers
 //! will look up. Each token alone. One file a kind.
 
+pub mod affine;
 pub mod keep_embedding;
 pub mod layer_scalar;
 pub mod per_layer_inputs;

@@ -169,3 +169,15 @@ pub fn dot<B: Backend + ?Sized>(b: &B, x: &Tensor, y: &Tensor) -> Result<Tensor>
         x0.chunks(d).zip(y0.chunks(d)).map(|(x, y)| x.iter().zip(y).map(|(a, c)| a * c).sum()).collect();
     scratch(b, &sums, &dims[..dims.len() - 1])
 }
+
+/// See `Backend::softmax`.
+pub fn softmax<B: Backend + ?Sized>(b: &B, x: &Tensor) -> Result<Tensor> {
+    let mut values = b.read(x)?;
+    for row in values.chunks_mut(x.width().max(1)) {
+        let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        row.iter_mut().for_each(|v| *v = (*v - top).exp());
+        let sum: f32 = row.iter().sum();
+        row.iter_mut().for_each(|v| *v /= sum);
+    }
+    scratch(b, &values, x.dims())
+}

@@ -6,6 +6,7 @@ pub mod backend;
 pub mod conv;
 pub mod elementwise;
 pub mod embed;
+pub mod exp_gates;
 pub mod experts;
 pub mod linear;
 pub mod norm;
@@ -14,6 +15,7 @@ pub mod recurrence;
 pub mod rg_lru;
 pub mod rope;
 pub mod scan;
+pub mod wkv;
 
 pub use backend::Reference;
 pub use elementwise::{sigmoid, softplus};
