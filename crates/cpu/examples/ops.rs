@@ -84,7 +84,16 @@ fn probe(threads: usize, budget: Duration) -> Result<f64> {
 
 fn attention((h, g, d): Counts, dtype: DType) -> AttendSpec {
     let kv = KvSpec { n_heads: g, k_dim: d, v_dim: d, dtype };
-    AttendSpec { n_heads: h, kv, scale: 1.0 / (d as f32).sqrt(), softcap: None, window: None, sinks: None }
+    AttendSpec {
+        n_heads: h,
+        kv,
+        scale: 1.0 / (d as f32).sqrt(),
+        softcap: None,
+        window: None,
+        sinks: None,
+        latent: None,
+        keep: None,
+    }
 }
 
 fn pages(cpu: &Cpu, spec: &KvSpec, keys: usize) -> Result<Vec<Tensor>> {

@@ -42,6 +42,18 @@ pub fn for_layer_kind(config: &ModelConfig, kind: &str, head_dim: usize) -> Resu
     from_parameters(config, &legacy(config)?, head_dim)
 }
 
+/// What YaRN multiplies q·k by where `mscale_all_dim` says so (DeepSeek): (0.1 · m · ln factor + 1)².
+pub fn score_factor(config: &ModelConfig) -> Result<f32> {
+    let p = parameters(config)?;
+    let m = p.optional_f64("mscale_all_dim")?.unwrap_or(0.0);
+    if p.optional_text("rope_type")?.unwrap_or("default") == "default" || m == 0.0 {
+        return Ok(1.0);
+    }
+    let factor = positive(&p, "factor")?;
+    let grown = if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 };
+    Ok((grown * grown) as f32)
+}
+
 /// `rope_scaling` with the base put in, as transformers 5 spells it.
 fn legacy(config: &ModelConfig) -> Result<ModelConfig> {
     let scaling = config.section("rope_scaling")?;

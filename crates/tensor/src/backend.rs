@@ -227,6 +227,50 @@ pub struct AttendSpec {
     pub window: Option<usize>,
     /// One logit per head that joins the softmax and carries no value: f32 `[H]`.
     pub sinks: Option<Tensor>,
+    /// Keys that hold their values.
+    pub latent: Option<Latent>,
+    /// Of the keys that a row would see, those that it does see.
+    pub keep: Option<Keep>,
+}
+
+/// Keys that hold their values (multi-head latent attention): the pages have no values of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Latent {
+    /// First elements of a key that a query meets.
+    pub query: usize,
+    /// First elements of a key that are its value.
+    pub value: usize,
+}
+
+/// A choice of keys for every row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// Choices of a row, each for as many neighbouring query heads.
+    pub n_groups: usize,
+    /// Pages that a choice covers.
+    pub n_pages: usize,
+    /// `[T, n_groups, n_pages]`: bit s of a page's word is its slot s.
+    pub bits: Arc<[u64]>,
+}
+
+impl Keep {
+    /// The slots of page `page` that query head `head` of `n_heads` sees in row `row`.
+    pub fn page(&self, row: usize, (head, n_heads): (usize, usize), page: usize) -> u64 {
+        let group = head * self.n_groups / n_heads.max(1);
+        self.bits.get((row * self.n_groups + group) * self.n_pages + page).copied().unwrap_or(0)
+    }
+}
+
+impl AttendSpec {
+    /// Elements of a query.
+    pub fn q_dim(&self) -> usize {
+        self.latent.map_or(self.kv.k_dim, |l| l.query)
+    }
+
+    /// Elements of a value.
+    pub fn v_dim(&self) -> usize {
+        self.latent.map_or(self.kv.v_dim, |l| l.value)
+    }
 }
 
 /// A depthwise causal convolution over time.
@@ -439,7 +483,7 @@ pub trait Backend: Send + Sync {
         reference::attend::write(self, k, v, targets, spec)
     }
 
-    /// Causal attention of q `[T, H, Dk]` over the pages: `[T, H·Dv]`.
+    /// Causal attention of q `[T, H, Dk]` over the pages: `[T, H·Dv]`. `AttendSpec::q_dim` and `v_dim` say how wide both are.
     fn attend(&self, q: &Tensor, segments: &[KvSegment<'_>], spec: &AttendSpec) -> Result<Tensor> {
         reference::attend::run(self, q, segments, spec)
     }

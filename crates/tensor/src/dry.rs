@@ -141,9 +141,9 @@ impl Backend for Dry {
         Ok(())
     }
     fn attend(&self, q: &Tensor, segments: &[KvSegment<'_>], spec: &AttendSpec) -> Result<Tensor> {
-        let t = q.shape().elements() / (spec.n_heads * spec.kv.k_dim);
+        let t = q.shape().elements() / (spec.n_heads * spec.q_dim());
         let keys = segments.iter().map(|s| s.start + s.rows.len()).max().unwrap_or(0);
-        let out = self.scratch(&[t, spec.n_heads * spec.kv.v_dim])?;
+        let out = self.scratch(&[t, spec.n_heads * spec.v_dim()])?;
         drop(self.memory.take(self.of.attend_workspace(t, keys, spec), Class::Scratch)?);
         Ok(out)
     }

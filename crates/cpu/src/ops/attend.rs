@@ -15,7 +15,7 @@ use reverie_tensor::backend::{PAGE_TOKENS, SPAN_PAGES};
 use reverie_tensor::{AttendSpec, Class, DType, Error, KvSegment, Result, Tensor};
 
 use super::{host, kv, split};
-use crate::simd::Lanes;
+use crate::simd::{LANES, Lanes};
 use crate::{Cpu, dispatch};
 use kv::Element;
 use tile::{Pair, Running, Tile};
@@ -40,6 +40,10 @@ struct Cut {
     spans: usize,
     /// True if the chains of one block are tasks of their own, merged afterwards.
     by_span: bool,
+    /// f32 of the running values of all tasks.
+    body: usize,
+    /// f32 that a lane takes to turn the values of a page that lie in its keys.
+    turned: usize,
     /// f32 of the workspace.
     workspace: usize,
 }
@@ -50,16 +54,17 @@ impl Cut {
         let heads = spec.kv.n_heads.max(1);
         let per_head = (spec.n_heads / heads).max(1);
         let most = (BLOCK_PAIRS / per_head).max(1);
-        let state = Running::len(spec.kv.v_dim);
+        let state = Running::len(spec.v_dim());
+        let turned = spec.latent.map_or(0, |l| l.value * PAGE_TOKENS);
         let spans = keys.div_ceil(SPAN_TOKENS).max(1);
         let by_span = spans > 1 && rows * heads < 4 * threads;
         let block_rows = if by_span { most } else { (rows * heads / (4 * threads)).clamp(1, most) };
-        let workspace = if by_span {
+        let body = if by_span {
             rows * spec.n_heads * spans * state
         } else {
             threads * block_rows * per_head * spans.min(2) * state
         };
-        Cut { per_head, block_rows, state, spans, by_span, workspace }
+        Cut { per_head, block_rows, state, spans, by_span, body, turned, workspace: body + threads * turned }
     }
 }
 
@@ -117,9 +122,13 @@ pub(crate) fn run(cpu: &Cpu, q: &Tensor, segments: &[KvSegment<'_>], spec: &Atte
         return Err(Error::value("attend: window", 0, "at least 1 (a token sees itself), or none"));
     }
     let values = host::f32s("attend", q)?;
-    let t = values.len() / (h * spec.kv.k_dim);
-    if values.len() != t * h * spec.kv.k_dim {
-        return Err(Error::shape("attend", q.shape(), ("T", h, spec.kv.k_dim)));
+    let (dq, dv) = (spec.q_dim(), spec.v_dim());
+    if dq == 0 || dv == 0 || spec.latent.is_some_and(|l| l.query > spec.kv.k_dim || l.value > spec.kv.k_dim) {
+        return Err(Error::shape("attend", (dq, dv), "a query and a value, no wider than the key that holds them"));
+    }
+    let t = values.len() / (h * dq);
+    if values.len() != t * h * dq {
+        return Err(Error::shape("attend", q.shape(), ("T", h, dq)));
     }
     let sinks = spec.sinks.as_ref().map(|s| host::f32s_of("attend sinks", s, h)).transpose()?;
     let whole = split::covers("attend", segments.iter().map(|s| s.rows.clone()), t)?;
@@ -136,7 +145,12 @@ pub(crate) fn run(cpu: &Cpu, q: &Tensor, segments: &[KvSegment<'_>], spec: &Atte
         keys = keys.max(end);
     }
 
-    let mut y = cpu.out(&[t, h * spec.kv.v_dim])?;
+    if let Some(keep) = &spec.keep
+        && (keep.n_groups == 0 || h % keep.n_groups != 0 || keep.bits.len() != t * keep.n_groups * keep.n_pages)
+    {
+        return Err(Error::shape("attend: kept keys", (keep.n_groups, keep.bits.len()), (h, t)));
+    }
+    let mut y = cpu.out(&[t, h * dv])?;
     let out = host::f32s_mut("attend", &mut y)?;
     if !whole {
         out.fill(0.0);
@@ -178,16 +192,17 @@ fn by_block(
     (work, out): (&split::Parts<'_, f32>, &split::Parts<'_, f32>),
 ) {
     let (cut, next) = (call.cut, AtomicUsize::new(0));
-    let piece = cut.workspace / cpu.threads();
+    let piece = cut.body / cpu.threads();
     cpu.pool.run(cpu.threads().min(blocks.len()), &|slot| {
         // SAFETY: one piece a task.
         let state = unsafe { work.part(slot * piece..(slot + 1) * piece) }.as_mut_ptr();
+        let turned = turned(cut, work, slot);
         while let Some(block) = blocks.get(next.fetch_add(1, Ordering::Relaxed)) {
             let size = block.rows.len() * cut.per_head * cut.state;
             for (nth, span) in block.spans(call.spec.window).enumerate() {
                 // SAFETY: the piece holds two sets of running softmaxes, one if there is only one chain.
                 let place = unsafe { state.add(size * nth.min(1)) };
-                chain(cpu, call, block, (span, place));
+                chain(cpu, call, block, (span, place, turned));
                 if nth > 0 {
                     join(cpu, call, block, (span, state, place));
                 }
@@ -216,12 +231,15 @@ fn by_span(
             at += size;
         }
     }
-    cpu.pool.run(tasks.len(), &|i| {
-        let (b, span, ref place) = tasks[i];
-        let block = &blocks[b];
-        // SAFETY: one place a task.
-        let state = unsafe { work.part(place.clone()) }.as_mut_ptr();
-        chain(cpu, call, block, (span, state));
+    let next = AtomicUsize::new(0);
+    cpu.pool.run(cpu.threads().min(tasks.len()), &|lane| {
+        let turned = turned(cut, work, lane);
+        while let Some((b, span, place)) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let block = &blocks[*b];
+            // SAFETY: one place a task.
+            let state = unsafe { work.part(place.clone()) }.as_mut_ptr();
+            chain(cpu, call, block, (*span, state, turned));
+        }
     });
     let pairs = cut.per_head * cut.spans;
     split::ranges(cpu, blocks.len(), pairs * cut.state, &|range| {
@@ -239,31 +257,41 @@ fn by_span(
     });
 }
 
-/// Chain `span` of every pair of a block, into the running softmaxes at `state`.
-fn chain(cpu: &Cpu, call: &Call<'_>, block: &Block<'_>, (span, state): (usize, *mut f32)) {
+/// Where lane `lane` turns values.
+fn turned(cut: Cut, work: &split::Parts<'_, f32>, lane: usize) -> *mut f32 {
+    let first = cut.body + lane * cut.turned;
+    // SAFETY: one place a lane, after those of the running softmaxes.
+    unsafe { work.part(first..first + cut.turned) }.as_mut_ptr()
+}
+
+/// A chain, where its running softmaxes are, where values are turned.
+type Place = (usize, *mut f32, *mut f32);
+
+/// A chain of every pair of a block.
+fn chain(cpu: &Cpu, call: &Call<'_>, block: &Block<'_>, place: Place) {
     match call.spec.kv.dtype {
-        DType::F16 => dispatch!(cpu.isa, chain_f16(call: &Call<'_>, block: &Block<'_>, span: usize, state: *mut f32)),
-        DType::BF16 => dispatch!(cpu.isa, chain_bf16(call: &Call<'_>, block: &Block<'_>, span: usize, state: *mut f32)),
-        _ => dispatch!(cpu.isa, chain_f32(call: &Call<'_>, block: &Block<'_>, span: usize, state: *mut f32)),
+        DType::F16 => dispatch!(cpu.isa, chain_f16(call: &Call<'_>, block: &Block<'_>, place: Place)),
+        DType::BF16 => dispatch!(cpu.isa, chain_bf16(call: &Call<'_>, block: &Block<'_>, place: Place)),
+        _ => dispatch!(cpu.isa, chain_f32(call: &Call<'_>, block: &Block<'_>, place: Place)),
     }
 }
 
 #[inline(always)]
-unsafe fn chain_f16<S: Lanes>(call: &Call<'_>, block: &Block<'_>, span: usize, state: *mut f32) {
+unsafe fn chain_f16<S: Lanes>(call: &Call<'_>, block: &Block<'_>, place: Place) {
     // SAFETY: the caller's.
-    unsafe { chain_of::<S, f16>(call, block, span, state) }
+    unsafe { chain_of::<S, f16>(call, block, place) }
 }
 
 #[inline(always)]
-unsafe fn chain_bf16<S: Lanes>(call: &Call<'_>, block: &Block<'_>, span: usize, state: *mut f32) {
+unsafe fn chain_bf16<S: Lanes>(call: &Call<'_>, block: &Block<'_>, place: Place) {
     // SAFETY: the caller's.
-    unsafe { chain_of::<S, bf16>(call, block, span, state) }
+    unsafe { chain_of::<S, bf16>(call, block, place) }
 }
 
 #[inline(always)]
-unsafe fn chain_f32<S: Lanes>(call: &Call<'_>, block: &Block<'_>, span: usize, state: *mut f32) {
+unsafe fn chain_f32<S: Lanes>(call: &Call<'_>, block: &Block<'_>, place: Place) {
     // SAFETY: the caller's.
-    unsafe { chain_of::<S, f32>(call, block, span, state) }
+    unsafe { chain_of::<S, f32>(call, block, place) }
 }
 
 /// Chain `span` of a block, at `later`, joins the chains before it, at `state`.
@@ -284,8 +312,8 @@ unsafe fn join_rows<S: Lanes>(call: &Call<'_>, block: &Block<'_>, span: usize, s
                 std::ptr::copy_nonoverlapping(later, state, n);
             } else if of_row.contains(&span) {
                 for at in (0..n).step_by(call.cut.state) {
-                    let before = Running::at(state.add(at), call.spec.kv.v_dim);
-                    before.merge::<S>(Running::at(later.add(at), call.spec.kv.v_dim));
+                    let before = Running::at(state.add(at), call.spec.v_dim());
+                    before.merge::<S>(Running::at(later.add(at), call.spec.v_dim()));
                 }
             }
         }
@@ -299,7 +327,7 @@ fn finish(cpu: &Cpu, call: &Call<'_>, block: &Block<'_>, (state, out): (*mut f32
 
 #[inline(always)]
 unsafe fn finish_rows<S: Lanes>(call: &Call<'_>, block: &Block<'_>, state: *mut f32, out: &split::Parts<'_, f32>) {
-    let (h, dv, per_head) = (call.spec.n_heads, call.spec.kv.v_dim, call.cut.per_head);
+    let (h, dv, per_head) = (call.spec.n_heads, call.spec.v_dim(), call.cut.per_head);
     for (i, row) in block.rows.clone().enumerate() {
         for g in 0..per_head {
             let head = block.head * per_head + g;
@@ -313,11 +341,27 @@ unsafe fn finish_rows<S: Lanes>(call: &Call<'_>, block: &Block<'_>, state: *mut 
     }
 }
 
+/// The values of a page `[Dv, P]`, as they lie in its keys, to `[P, Dv]`.
+///
+/// # Safety
+/// Both are valid for Dv · P elements.
+unsafe fn turn<E: Element>(keys: *const E, values: *mut E, v_dim: usize) {
+    for first in (0..v_dim).step_by(LANES) {
+        for slot in 0..PAGE_TOKENS {
+            for d in first..v_dim.min(first + LANES) {
+                // SAFETY: within both by contract.
+                unsafe { *values.add(slot * v_dim + d) = *keys.add(d * PAGE_TOKENS + slot) };
+            }
+        }
+    }
+}
+
 #[inline(always)]
-unsafe fn chain_of<S: Lanes, E: Element>(call: &Call<'_>, block: &Block<'_>, span: usize, state: *mut f32) {
+unsafe fn chain_of<S: Lanes, E: Element>(call: &Call<'_>, block: &Block<'_>, (span, state, turned): Place) {
     let (spec, cut) = (call.spec, call.cut);
-    let (kv, n) = (&spec.kv, block.rows.len());
-    let running = |pair: usize| Running::at(state.wrapping_add(pair * cut.state), kv.v_dim);
+    let (kv, n, dq, dv) = (&spec.kv, block.rows.len(), spec.q_dim(), spec.v_dim());
+    let running = |pair: usize| Running::at(state.wrapping_add(pair * cut.state), dv);
+    let turned = turned.cast::<E>();
     // SAFETY: `state` holds every pair of the block; pages and queries were checked in `run`.
     unsafe {
         for pair in 0..n * cut.per_head {
@@ -333,27 +377,36 @@ unsafe fn chain_of<S: Lanes, E: Element>(call: &Call<'_>, block: &Block<'_>, spa
             let next = block.pages[..walked].get(page + 1).and_then(Tensor::host_bytes).unwrap_or(bytes);
             let [keys, next] =
                 [bytes, next].map(|b| b.as_ptr().cast::<E>().wrapping_add(block.head * kv.head_elements()));
+            let values = match spec.latent {
+                Some(_) => {
+                    turn(keys, turned, dv);
+                    turned.cast_const()
+                }
+                None => keys.add(kv.k_dim * PAGE_TOKENS),
+            };
             let tile = Tile {
                 keys,
-                values: keys.add(kv.k_dim * PAGE_TOKENS),
-                k_dim: kv.k_dim,
-                v_dim: kv.v_dim,
+                values,
+                k_dim: dq,
+                v_dim: dv,
                 scale: spec.scale,
                 softcap: spec.softcap,
                 next_keys: next,
                 next_values: next.wrapping_add(kv.k_dim * PAGE_TOKENS),
             };
             let first = page * PAGE_TOKENS;
-            let mut pairs = [Pair { query: call.q.as_ptr(), running: running(0), from: 0, to: 0 }; tile::PAIRS];
+            let none = Pair { query: call.q.as_ptr(), running: running(0), from: 0, to: 0, kept: !0 };
+            let mut pairs = [none; tile::PAIRS];
             let mut held = 0;
             for pair in 0..n * cut.per_head {
                 let (i, g) = (pair / cut.per_head, pair % cut.per_head);
                 let seen = block.keys(i, spec.window);
                 let (from, to) = (seen.start.max(first), seen.end.min(first + PAGE_TOKENS));
-                if from < to {
-                    let head = block.head * cut.per_head + g;
-                    let query = call.q.as_ptr().add(((block.rows.start + i) * spec.n_heads + head) * kv.k_dim);
-                    pairs[held] = Pair { query, running: running(pair), from: from - first, to: to - first };
+                let (row, head) = (block.rows.start + i, block.head * cut.per_head + g);
+                let kept = spec.keep.as_ref().map_or(!0, |k| k.page(row, (head, spec.n_heads), page));
+                if from < to && kept != 0 {
+                    let query = call.q.as_ptr().add((row * spec.n_heads + head) * dq);
+                    pairs[held] = Pair { query, running: running(pair), from: from - first, to: to - first, kept };
                     held += 1;
                 }
                 if held == pairs.len() || (pair + 1 == n * cut.per_head && held > 0) {

@@ -91,13 +91,13 @@ impl Element for bf16 {
     }
 }
 
-/// Checks that pages of this spec can be: a float dtype, no empty extent.
+/// Checks that pages of this spec can be: a float dtype, heads, keys; keys that hold their values have none beside them.
 pub(crate) fn check(op: &'static str, spec: &KvSpec) -> Result<()> {
     if !spec.dtype.is_float() {
         return Err(Error::value(format!("{op}: page dtype"), spec.dtype, "f32, f16 or bf16"));
     }
-    if spec.n_heads == 0 || spec.k_dim == 0 || spec.v_dim == 0 {
-        return Err(Error::shape(op, (spec.n_heads, spec.k_dim, spec.v_dim), "heads and widths above zero"));
+    if spec.n_heads == 0 || spec.k_dim == 0 {
+        return Err(Error::shape(op, (spec.n_heads, spec.k_dim, spec.v_dim), "heads and keys above zero"));
     }
     Ok(())
 }

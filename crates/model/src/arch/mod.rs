@@ -2,6 +2,8 @@
 //! scaffold that decoders share.
 
 pub mod bamba;
+pub mod deepseek_v2;
+pub mod deepseek_v3;
 pub mod delta_net;
 pub mod falcon_h1;
 pub mod flash;
@@ -74,6 +76,8 @@ pub struct ArchEntry {
 /// All architectures, by name.
 pub static ARCHS: &[ArchEntry] = &[
     bamba::ENTRY,
+    deepseek_v2::ENTRY,
+    deepseek_v3::ENTRY,
     delta_net::ENTRY,
     falcon_h1::ENTRY,
     gated_deltanet::ENTRY,

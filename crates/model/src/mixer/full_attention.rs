@@ -228,6 +228,8 @@ impl MixerSpec for Spec {
                 scale: self.scale,
                 softcap: self.softcap,
                 window: self.window,
+                latent: None,
+                keep: None,
                 sinks: if self.sinks { Some(b.vector("sinks", self.n_heads)?) } else { None },
             },
         };

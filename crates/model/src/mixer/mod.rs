@@ -15,6 +15,7 @@ pub mod kda;
 pub mod lightning;
 pub mod mamba;
 pub mod mamba2;
+pub mod mla;
 pub mod mlstm;
 pub mod parallel;
 pub mod qkv;
@@ -65,6 +66,7 @@ pub static MIXERS: &[MixerEntry] = &[
     lightning::ENTRY,
     mamba::ENTRY,
     mamba2::ENTRY,
+    mla::ENTRY,
     mlstm::ENTRY,
     parallel::ENTRY,
     retnet::ENTRY,

@@ -51,12 +51,13 @@ pub fn write<B: Backend + ?Sized>(
 
 /// See `Backend::attend`. One softmax over all keys, in f64.
 pub fn run<B: Backend + ?Sized>(b: &B, q: &Tensor, segments: &[KvSegment<'_>], spec: &AttendSpec) -> Result<Tensor> {
-    let (kv, h) = (&spec.kv, spec.n_heads);
+    let (kv, h, dq, dv) = (&spec.kv, spec.n_heads, spec.q_dim(), spec.v_dim());
     let per_group = h / kv.n_heads;
-    let (t, qd) = (q.rows() / if q.dims().len() == 3 { h } else { 1 }, h * kv.k_dim);
+    let qd = h * dq;
+    let t = q.shape().elements() / qd.max(1);
     let q = b.read(q)?;
     let sinks = spec.sinks.as_ref().map(|s| b.read(s)).transpose()?;
-    let mut out = vec![0.0f32; t * h * kv.v_dim];
+    let mut out = vec![0.0f32; t * qd / dq.max(1) * dv];
     for segment in segments {
         let pages = segment.pages.iter().map(|p| b.read_bytes(p)).collect::<Result<Vec<_>>>()?;
         for (i, row) in segment.rows.clone().enumerate() {
@@ -67,11 +68,15 @@ pub fn run<B: Backend + ?Sized>(b: &B, q: &Tensor, segments: &[KvSegment<'_>], s
             }
             for head in 0..h {
                 let group = head / per_group;
-                let query = &q[row * qd + head * kv.k_dim..row * qd + (head + 1) * kv.k_dim];
+                let query = &q[row * qd + head * dq..row * qd + (head + 1) * dq];
                 let mut scores: Vec<f64> = (first..=position)
                     .map(|p| {
                         let page = &pages[p / PAGE_TOKENS];
-                        let dot: f64 = (0..kv.k_dim)
+                        let kept = spec.keep.as_ref().map_or(!0, |k| k.page(row, (head, h), p / PAGE_TOKENS));
+                        if kept >> (p % PAGE_TOKENS) & 1 == 0 {
+                            return f64::NEG_INFINITY;
+                        }
+                        let dot: f64 = (0..dq)
                             .map(|d| {
                                 let key = kv.dtype.read(page, k_index(kv, group, d, p % PAGE_TOKENS));
                                 f64::from(query[d]) * f64::from(key)
@@ -85,19 +90,21 @@ pub fn run<B: Backend + ?Sized>(b: &B, q: &Tensor, segments: &[KvSegment<'_>], s
                 let max = scores.iter().copied().chain(sink).fold(f64::NEG_INFINITY, f64::max);
                 scores.iter_mut().for_each(|s| *s = (*s - max).exp());
                 let sum: f64 = scores.iter().sum::<f64>() + sink.map_or(0.0, |s| (s - max).exp());
-                for d in 0..kv.v_dim {
+                for d in 0..dv {
                     let o: f64 = (first..=position)
                         .zip(&scores)
                         .map(|(p, s)| {
-                            s * f64::from(
-                                kv.dtype.read(&pages[p / PAGE_TOKENS], v_index(kv, group, p % PAGE_TOKENS, d)),
-                            )
+                            let at = match spec.latent {
+                                Some(_) => k_index(kv, group, d, p % PAGE_TOKENS),
+                                None => v_index(kv, group, p % PAGE_TOKENS, d),
+                            };
+                            s * f64::from(kv.dtype.read(&pages[p / PAGE_TOKENS], at))
                         })
                         .sum();
-                    out[(row * h + head) * kv.v_dim + d] = (o / sum) as f32;
+                    out[(row * h + head) * dv + d] = (o / sum) as f32;
                 }
             }
         }
     }
-    scratch(b, &out, &[t, h * kv.v_dim])
+    scratch(b, &out, &[t, h * dv])
 }

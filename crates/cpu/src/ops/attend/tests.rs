@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use reverie_tensor::dry::Dry;
-use reverie_tensor::{AttendSpec, Backend, Class, DType, KvSegment, KvSpec, KvTarget, Tensor};
+use reverie_tensor::{AttendSpec, Backend, Class, DType, Keep, KvSegment, KvSpec, KvTarget, Latent, Tensor};
 
 use super::super::trial::{Seeded, close, cpus, reference, same, tensor};
 use super::*;
@@ -31,7 +31,7 @@ impl Sequence {
             rows,
             k: seeded.values(end * kv.n_heads * kv.k_dim, 2.0),
             v: seeded.values(end * kv.n_heads * kv.v_dim, 2.0),
-            q: seeded.values(rows * spec.n_heads * kv.k_dim, 2.0),
+            q: seeded.values(rows * spec.n_heads * spec.q_dim(), 2.0),
         }
     }
 
@@ -65,17 +65,22 @@ fn attend(b: &dyn Backend, spec: &AttendSpec, sequences: &[&Sequence]) -> Vec<f3
         row += s.rows;
         q.extend_from_slice(&s.q);
     }
-    let q = tensor(b, &q, &[row, spec.n_heads, spec.kv.k_dim]);
+    let q = tensor(b, &q, &[row, spec.n_heads, spec.q_dim()]);
     b.read(&b.attend(&q, &segments, spec).unwrap()).unwrap()
 }
 
 /// Every row of a sequence in a call of its own.
 fn one_by_one(b: &dyn Backend, spec: &AttendSpec, s: &Sequence) -> Vec<f32> {
     let pages = s.pages(b, spec);
-    let width = spec.n_heads * spec.kv.k_dim;
+    let width = spec.n_heads * spec.q_dim();
     let mut out = Vec::new();
     for (i, q) in s.q.chunks(width).enumerate() {
-        let q = tensor(b, q, &[1, spec.n_heads, spec.kv.k_dim]);
+        let own = |k: &Keep| {
+            let words = k.n_groups * k.n_pages;
+            Keep { bits: k.bits[i * words..(i + 1) * words].into(), ..k.clone() }
+        };
+        let spec = &AttendSpec { keep: spec.keep.as_ref().map(own), ..spec.clone() };
+        let q = tensor(b, q, &[1, spec.n_heads, spec.q_dim()]);
         let segment = KvSegment { rows: 0..1, start: s.start + i, pages: &pages };
         out.extend(b.read(&b.attend(&q, &[segment], spec).unwrap()).unwrap());
     }
@@ -84,7 +89,16 @@ fn one_by_one(b: &dyn Backend, spec: &AttendSpec, s: &Sequence) -> Vec<f32> {
 
 fn spec(heads: (usize, usize), dims: (usize, usize), dtype: DType) -> AttendSpec {
     let kv = KvSpec { n_heads: heads.1, k_dim: dims.0, v_dim: dims.1, dtype };
-    AttendSpec { n_heads: heads.0, kv, scale: 0.3 / (dims.0 as f32).sqrt(), softcap: None, window: None, sinks: None }
+    AttendSpec {
+        n_heads: heads.0,
+        kv,
+        scale: 0.3 / (dims.0 as f32).sqrt(),
+        softcap: None,
+        window: None,
+        sinks: None,
+        latent: None,
+        keep: None,
+    }
 }
 
 fn any_spec(seeded: &mut Seeded) -> AttendSpec {
@@ -92,6 +106,11 @@ fn any_spec(seeded: &mut Seeded) -> AttendSpec {
     let dims =
         seeded.pick(&[(16, 16), (24, 40), (64, 64), (72, 56), (128, 128), (80, 16), (144, 128), (20, 7), (576, 512)]);
     let mut spec = spec(heads, dims, seeded.pick(&[DType::F32, DType::F16, DType::BF16]));
+    if seeded.below(3) == 0 {
+        spec.kv.v_dim = 0;
+        spec.latent =
+            Some(Latent { query: dims.0 - seeded.below(dims.0 / 2), value: dims.0 - seeded.below(dims.0 / 2) });
+    }
     spec.scale *= seeded.pick(&[1.0, 8.0]);
     spec.softcap = seeded.pick(&[None, Some(3.0), Some(30.0)]);
     spec.window = seeded.pick(&[None, None, Some(1), Some(5), Some(64), Some(100), Some(600)]);
@@ -101,15 +120,31 @@ fn any_spec(seeded: &mut Seeded) -> AttendSpec {
     spec
 }
 
+/// A random choice of keys for every row and group, its own key always among them.
+fn any_keep(seeded: &mut Seeded, spec: &AttendSpec, s: &Sequence) -> Option<Keep> {
+    let n_groups = [1, spec.kv.n_heads, spec.n_heads][seeded.below(4).checked_sub(1)?];
+    let n_pages = (s.start + s.rows).div_ceil(PAGE_TOKENS);
+    let mut bits = vec![0u64; s.rows * n_groups * n_pages];
+    for (i, word) in bits.iter_mut().enumerate() {
+        *word = seeded.pick(&[0, 0, !0, 0xf0f0, 1 << 63]) ^ (1 << seeded.below(64));
+        let own = s.start + i / n_pages / n_groups;
+        if own / PAGE_TOKENS == i % n_pages {
+            *word |= 1 << (own % PAGE_TOKENS);
+        }
+    }
+    Some(Keep { n_groups, n_pages, bits: bits.into() })
+}
+
 #[test]
 fn as_the_reference_on_random_shapes() {
     let cpus = cpus();
     for seed in 0..60 {
         let mut seeded = Seeded::new(seed);
-        let spec = any_spec(&mut seeded);
+        let mut spec = any_spec(&mut seeded);
         let start = seeded.pick(&[0, 0, 1, 17, 63, 64, 130, 500, 700]);
         let rows = seeded.pick(&[1, 1, 2, 3, 9, 40, 70]);
         let s = Sequence::new(&mut seeded, &spec, start, rows);
+        spec.keep = any_keep(&mut seeded, &spec, &s);
         let expected = attend(&reference(), &spec, &[&s]);
         let first = attend(&cpus[0], &spec, &[&s]);
         close(&format!("seed {seed} {spec:?} {start}+{rows}"), &first, &expected, tolerance(&spec));
@@ -141,10 +176,11 @@ fn many_rows_are_each_row_alone() {
     let cpu = cpus.last().unwrap();
     for seed in 100..125 {
         let mut seeded = Seeded::new(seed);
-        let spec = any_spec(&mut seeded);
+        let mut spec = any_spec(&mut seeded);
         let start = seeded.pick(&[0, 5, 63, 440, 1000]);
         let rows = seeded.pick(&[2, 5, 33, 64, 130]);
         let s = Sequence::new(&mut seeded, &spec, start, rows);
+        spec.keep = any_keep(&mut seeded, &spec, &s);
         let alone = one_by_one(cpu, &spec, &s);
         for cpu in &cpus {
             same(&format!("seed {seed} {spec:?} {start}+{rows}"), &attend(cpu, &spec, &[&s]), &alone);

@@ -153,6 +153,8 @@ pub(super) struct Pair {
     /// First slot seen, and the end.
     pub from: usize,
     pub to: usize,
+    /// Of these, the slots that it sees, one a bit.
+    pub kept: u64,
 }
 
 /// Pairs that one call of `absorb` takes at most.
@@ -338,6 +340,14 @@ unsafe fn weigh<S: Lanes, E>(tile: &Tile<E>, pair: &Pair, w: &mut [f32; PAGE_TOK
                 let slot = S::add(S::load(SLOTS.as_ptr()), S::splat((i * LANES) as f32));
                 *s = S::select_lt(slot, S::splat(to), *s, nothing);
                 *s = S::select_lt(slot, S::splat(from), nothing, *s);
+            }
+        }
+        if pair.kept != !0 {
+            let nothing = S::splat(f32::NEG_INFINITY);
+            for (i, s) in s.iter_mut().enumerate() {
+                let bit = |l: usize| if pair.kept >> (i * LANES + l) & 1 == 0 { 0.0 } else { 1.0 };
+                let seen: [f32; LANES] = std::array::from_fn(bit);
+                *s = S::select_lt(S::load(seen.as_ptr()), S::splat(0.5), nothing, *s);
             }
         }
         let top = s.iter().skip(1).fold(s[0], |m, &s| S::max(m, s));

@@ -1,0 +1,240 @@
+//! Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434), absorbed: what is kept of a token is its normed latent and one
+//! rotated key, shared by all heads. Queries are carried into the latent's space and results out of it, head by head, in
+//! prefill and decode alike. Knows no cache scheme.
+
+use reverie_files::ModelConfig;
+use reverie_tensor::quant::{Plain, Rows, Turned};
+use reverie_tensor::{
+    AttendSpec, Backend, Class, DType, Group, Input, KvSegment, KvSpec, KvTarget, Latent, Norm, Rope, RopeLayout,
+    Tensor, Weight,
+};
+
+use super::{Mixer, MixerEntry, Step, Stream};
+use crate::Build;
+use crate::error::{Error, Result};
+use crate::linear::{Linear, project};
+use crate::plan::{MixerSpec, NormSpec, NormWeight};
+use crate::rope;
+use crate::state::{KvNeed, LayerState, StateKind, StateSpec};
+
+/// The row.
+pub const ENTRY: MixerEntry = MixerEntry {
+    name: "mla",
+    aliases: &["latent_attention"],
+    about: "multi-head latent attention over a cache of latents (DeepSeek-V2, V3)",
+    state: &[StateKind::Kv],
+    spec: |config, _| Ok(Box::new(Spec::from_config(config)?)),
+};
+
+/// One latent attention layer.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// Query heads.
+    pub n_heads: usize,
+    /// Width of the latent that queries come from; none where they come from the stream.
+    pub q_rank: Option<usize>,
+    /// Width of the latent of keys and values.
+    pub kv_rank: usize,
+    /// Elements of a head's query and key that are not rotated.
+    pub nope_dim: usize,
+    /// Elements that are; the key's are shared by all heads.
+    pub rope_dim: usize,
+    /// Width of a head's value.
+    pub v_dim: usize,
+    /// Multiplies q·k.
+    pub scale: f32,
+    /// None for a layer without positions.
+    pub rope: Option<Rope>,
+    /// Of the norms of the latents.
+    pub eps: f32,
+}
+
+/// A width from 1 to 65536.
+fn width(config: &ModelConfig, field: &str) -> Result<usize> {
+    match config.usize(field)? {
+        n if n > 0 && n <= 1 << 16 => Ok(n),
+        n => Err(Error::config(field, n, "1 to 65536")),
+    }
+}
+
+impl Spec {
+    /// From DeepSeek's field names; rotary pairs are neighbours unless `rope_interleave` says no.
+    pub fn from_config(config: &ModelConfig) -> Result<Spec> {
+        let (nope_dim, rope_dim) = (width(config, "qk_nope_head_dim")?, width(config, "qk_rope_head_dim")?);
+        if !rope_dim.is_multiple_of(2) {
+            return Err(Error::config("qk_rope_head_dim", rope_dim, "an even number"));
+        }
+        let interleaved = config.optional_bool("rope_interleave")?.unwrap_or(true);
+        let layout = if interleaved { RopeLayout::Interleaved } else { RopeLayout::Halves };
+        Ok(Spec {
+            n_heads: width(config, "num_attention_heads")?,
+            q_rank: config.optional_usize("q_lora_rank")?.map(|_| width(config, "q_lora_rank")).transpose()?,
+            kv_rank: width(config, "kv_lora_rank")?,
+            nope_dim,
+            rope_dim,
+            v_dim: width(config, "v_head_dim")?,
+            scale: ((nope_dim + rope_dim) as f32).powf(-0.5) * rope::score_factor(config)?,
+            rope: Some(Rope { layout, ..rope::from_config(config, rope_dim)? }),
+            eps: 1e-6,
+        })
+    }
+
+    /// The projection `leaf` `[H · (first + second), k]` cut into its first and its second part of every head.
+    fn halves(&self, b: &Build<'_>, leaf: &str, (first, second): (usize, usize), k: usize) -> Result<[Linear; 2]> {
+        let (h, all) = (self.n_heads, first + second);
+        let rows = |from: usize, n: usize| (0..h).flat_map(move |i| (0..n).map(move |j| i * all + from + j)).collect();
+        let cut = |from, n| b.linear_rows(leaf, h * all, k, rows(from, n));
+        Ok([cut(0, first)?, cut(first, second)?])
+    }
+
+    /// Of every head, the matrix `[kv_rank, nope_dim]` that carries its query into the latent's space, and the matrix
+    /// `[v_dim, kv_rank]` that carries its result out.
+    fn heads(&self, b: &Build<'_>) -> Result<(Vec<Weight>, Vec<Weight>)> {
+        let (rank, nope, v, h) = (self.kv_rank, self.nope_dim, self.v_dim, self.n_heads);
+        let all = || b.matrix("kv_b_proj", h * (nope + v), rank);
+        let (mut into, mut out) = (Vec::with_capacity(h), Vec::with_capacity(h));
+        for first in (0..h).map(|i| i * (nope + v)) {
+            // Codes in groups along a row cannot be turned: a quantised matrix is kept as floats here.
+            let dense = matches!(all()?.form(), reverie_tensor::Form::Dense(_));
+            let keys = if dense { all()? } else { Box::new(Plain(all()?)) };
+            into.push(b.pack(&Turned::new(keys.as_ref(), first..first + nope)?, None)?);
+            out.push(b.pack(&Rows::range(all()?, first + nope..first + nope + v)?, None)?);
+        }
+        Ok((into, out))
+    }
+}
+
+impl MixerSpec for Spec {
+    fn kind(&self) -> &'static str {
+        ENTRY.name
+    }
+
+    fn state(&self) -> StateSpec {
+        let kv = KvNeed { n_heads: 1, k_dim: self.kv_rank + self.rope_dim, v_dim: 0 };
+        StateSpec { kv: Some(kv), slots: Vec::new() }
+    }
+
+    fn build(&self, b: &mut Build<'_>) -> Result<Box<dyn Mixer>> {
+        let norm = |name: &str, n| b.norm(&NormSpec::rms(name, self.eps, NormWeight::Plain), n);
+        let halves = (self.nope_dim, self.rope_dim);
+        let (q_latent, [q_nope, q_rope]) = match self.q_rank {
+            Some(rank) => {
+                let latent = (b.linear("q_a_proj", rank, b.width())?, norm("q_a_layernorm", rank)?);
+                (Some(latent), self.halves(b, "q_b_proj", halves, rank)?)
+            }
+            None => (None, self.halves(b, "q_proj", halves, b.width())?),
+        };
+        let (rank, rope) = (self.kv_rank, self.rope_dim);
+        let rows = |from: usize, n: usize| {
+            b.linear_rows("kv_a_proj_with_mqa", rank + rope, b.width(), (from..from + n).collect())
+        };
+        let (into, out_of) = self.heads(b)?;
+        Ok(Box::new(Mla {
+            q_latent,
+            q_nope,
+            q_rope,
+            latent: rows(0, rank)?,
+            latent_norm: norm("kv_a_layernorm", rank)?,
+            k_rope: rows(rank, rope)?,
+            into,
+            out_of,
+            o: b.linear("o_proj", b.width(), self.n_heads * self.v_dim)?,
+            rope: self.rope.clone(),
+            attend: AttendSpec {
+                n_heads: self.n_heads,
+                kv: KvSpec { n_heads: 1, k_dim: rank + rope, v_dim: 0, dtype: DType::F32 },
+                scale: self.scale,
+                softcap: None,
+                window: None,
+                sinks: None,
+                latent: Some(Latent { query: rank + rope, value: rank }),
+                keep: None,
+            },
+        }))
+    }
+}
+
+/// A latent attention layer with its weights.
+struct Mla {
+    q_latent: Option<(Linear, Norm)>,
+    q_nope: Linear,
+    q_rope: Linear,
+    latent: Linear,
+    latent_norm: Norm,
+    k_rope: Linear,
+    /// Of every head, into the latent's space.
+    into: Vec<Weight>,
+    /// Of every head, out of it.
+    out_of: Vec<Weight>,
+    o: Linear,
+    rope: Option<Rope>,
+    /// The page dtype stands in the state's pages and is put in at each step.
+    attend: AttendSpec,
+}
+
+/// x `[T, H·K]` times a matrix `[N, K]` a head: `[T, H·N]`.
+fn by_head(be: &dyn Backend, x: Tensor, weights: &[Weight]) -> Result<Tensor> {
+    let (t, h) = (x.rows(), weights.len());
+    let (k, n) = weights.first().map_or((0, 0), |w| (w.k, w.n));
+    let x = x.reshape(&[t * h, k])?;
+    let rows = |head: usize| (0..t).map(move |row| (row * h + head) as u32).collect();
+    let groups: Vec<_> = weights.iter().enumerate().map(|(i, w)| Group { weights: vec![w], rows: rows(i) }).collect();
+    let missing = || reverie_tensor::Error::shape("products by head", 0, 1);
+    let y = be.linear_groups(Input::Plain(&x), &groups)?.pop().ok_or_else(missing)?;
+    // Results come head by head.
+    let back: Vec<usize> = (0..t * h).map(|i| i % h * t + i / h).collect();
+    Ok(be.rows(&y, &back)?.reshape(&[t, h * n])?)
+}
+
+impl Mla {
+    fn rotated(&self, step: &Step<'_>, x: Tensor, heads: usize) -> Result<Tensor> {
+        let (t, d) = (x.rows(), x.width() / heads);
+        let x = x.reshape(&[t, heads, d])?;
+        match &self.rope {
+            Some(rope) => Ok(step.backend.rope(x, step.positions, rope)?),
+            None => Ok(x),
+        }
+    }
+}
+
+impl Mixer for Mla {
+    fn forward(&self, step: &Step<'_>, stream: Stream<'_>, states: &mut [&mut LayerState]) -> Result<Tensor> {
+        let (be, h) = (step.backend, self.attend.n_heads);
+        let t = stream.x.rows();
+        let [latent, k_rope] = project(be, stream.input(), [&self.latent, &self.k_rope])?;
+        let [q_nope, q_rope] = match &self.q_latent {
+            Some((down, norm)) => {
+                let [x] = project(be, stream.input(), [down])?;
+                project(be, Input::Normed(&x, norm), [&self.q_nope, &self.q_rope])?
+            }
+            None => project(be, stream.input(), [&self.q_nope, &self.q_rope])?,
+        };
+        let (rank, rope) = (self.latent.n(), self.k_rope.n());
+        let k_rope = self.rotated(step, k_rope, 1)?.reshape(&[t, rope])?;
+        let k = be.concat(&[&be.norm(&latent, &self.latent_norm)?, &k_rope])?;
+        let q_rope = self.rotated(step, q_rope, h)?.reshape(&[t * h, rope])?;
+        let q = by_head(be, q_nope, &self.into)?.reshape(&[t * h, rank])?;
+        let q = be.concat(&[&q, &q_rope])?.reshape(&[t, h, rank + rope])?;
+
+        let mut pages: Vec<_> = states.iter_mut().filter_map(|s| s.kv.as_mut()).collect();
+        let Some(kv) = pages.first().map(|p| p.spec) else {
+            let (cache, mixer) = ("none", ENTRY.name.into());
+            return Err(Error::Pairing { cache, holds: "nothing", mixer, needs: "key/value" });
+        };
+        let mut targets: Vec<_> = pages
+            .iter_mut()
+            .zip(step.rows)
+            .map(|(p, r)| KvTarget { rows: r.range.clone(), start: r.start, pages: &mut p.pages })
+            .collect();
+        let nothing = be.alloc(&[t, 0], DType::F32, Class::Scratch)?;
+        be.kv_write(&k, &nothing, &mut targets, &kv)?;
+        let segments: Vec<_> = pages
+            .iter()
+            .zip(step.rows)
+            .map(|(p, r)| KvSegment { rows: r.range.clone(), start: r.start, pages: &p.pages })
+            .collect();
+        let y = be.attend(&q, &segments, &AttendSpec { kv, ..self.attend.clone() })?;
+        let y = by_head(be, y, &self.out_of)?;
+        stream.close(be, &self.o, Input::Plain(&y))
+    }
+}
