@@ -6,6 +6,8 @@ use std::process::{Command, Output};
 use reverie::rooms::memory::{Expect, Identity, Manifest, Snapshot, Store, Turn};
 use serde_json::Value;
 
+use crate::bucket::Bucket;
+
 fn state(store: &Path, args: &[&str]) -> Output {
     let mut all = vec!["state"];
     all.extend(args);
@@ -176,4 +178,64 @@ fn the_home_of_states_is_told_by_the_environment() {
     let listed = json(&folder.path().join("store"), &["ls"]);
     assert_eq!(listed["place"], folder.path().join("store").display().to_string());
     assert!(folder.path().join("store/format").exists());
+}
+
+/// Runs `state` against a stand-in bucket.
+fn with_bucket(bucket: &Bucket, store: &Path, args: &[&str]) -> Output {
+    let mut all = vec!["state", "--json"];
+    all.extend(args);
+    Command::new(env!("CARGO_BIN_EXE_reverie"))
+        .args(all)
+        .env("REVERIE_HOME", store.parent().expect("a folder above"))
+        .env("AWS_ENDPOINT", &bucket.endpoint)
+        .env("AWS_ALLOW_HTTP", "true")
+        .env("AWS_REGION", "nowhere-1")
+        .env("AWS_ACCESS_KEY_ID", "id")
+        .env("AWS_SECRET_ACCESS_KEY", "secret")
+        .output()
+        .expect("runs")
+}
+
+#[test]
+fn states_travel_through_a_bucket_over_the_wire() {
+    let (folder, store) = stand();
+    let bucket = Bucket::start();
+    let there = folder.path().join("there");
+    let at = there.display().to_string();
+    let go = |args: &[&str]| {
+        let out = with_bucket(&bucket, &store, args);
+        assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+        serde_json::from_slice::<Value>(&out.stdout).expect("json")
+    };
+    let url = "s3://states/team";
+    assert_eq!(go(&["push", "trip", url])["result"], "created");
+    assert_eq!(go(&["push", "lib/book", url])["result"], "created");
+    assert_eq!(go(&["push", "trip", url])["result"], "up to date");
+    assert!(bucket.keys().iter().all(|k| k.starts_with("team/")), "{:?}", bucket.keys());
+    let pulled = go(&["pull", url, "--store", &at]);
+    assert_eq!(pulled.as_array().map(Vec::len), Some(2), "{pulled}");
+    assert_eq!(json(&there, &["log", "trip", "--store", &at]), json(&store, &["log", "trip"]));
+    // A turn more: only that moves, and the name by a conditional write.
+    let ours = Store::open(&store).expect("opens");
+    let commit = ours.resolve("trip").expect("resolves");
+    let writer = ours.writer().expect("writer");
+    let next = Manifest { parent: Some(commit.hash), text: "line 1\n".repeat(5), ..commit.manifest };
+    writer.commit("trip", Expect::Head(commit.hash), &next).expect("commits");
+    drop(writer);
+    let forwarded = go(&["push", "trip", url]);
+    assert_eq!((&forwarded["result"], &forwarded["objects"]), (&"forwarded".into(), &1.into()));
+    let log = bucket.log();
+    assert!(log.iter().any(|l| l == "PUT team/refs/trip if-none-match"), "{log:?}");
+    assert!(log.iter().any(|l| l == "PUT team/refs/trip if-match"), "{log:?}");
+    // Somebody else's history is not overwritten, damage is not taken in.
+    let early = with_bucket(&bucket, &store, &["push", "lib/book", url, "--as", "trip"]);
+    assert_eq!(early.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&early.stderr).contains("has moved"));
+    let page = bucket.keys().into_iter().find(|k| k.contains("/objects/")).expect("an object");
+    let mut bytes = bucket.get(&page);
+    *bytes.last_mut().expect("bytes") ^= 1;
+    bucket.set(&page, bytes);
+    let third = folder.path().join("third").display().to_string();
+    let spoilt = with_bucket(&bucket, &store, &["pull", url, "--store", &third]);
+    assert!(String::from_utf8_lossy(&spoilt.stderr).contains("damaged"), "{}", String::from_utf8_lossy(&spoilt.stderr));
 }

@@ -1,5 +1,6 @@
 //! The one integration binary: laws over every fixture, the command line, the shape of the house.
 
+mod bucket;
 mod cli;
 mod cli_state;
 mod fixtures;

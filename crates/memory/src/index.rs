@@ -133,10 +133,12 @@ fn insert_one(points: &mut Open<'_>, shapes: &mut Open<'_>, hash: &Hash, manifes
     let mark = if manifest.snapshots.is_empty() { ANYWHERE } else { PASSES };
     // From the deepest: where a page has its row, all before it have theirs.
     let pages: Vec<(&Hash, &[u32])> = chain.iter().zip(manifest.tokens.chunks(page_tokens)).collect();
+    let last = pages.last().map_or(hash, |(link, _)| *link);
     for (link, page) in pages.into_iter().rev() {
         let key = key(link, mark, page);
-        let known = points.get(key.as_slice())?.is_some();
-        if known && page.len() == page_tokens {
+        // One that ends here has the logits too, and displaces one that passes.
+        let ends = std::ptr::eq(link, last);
+        if !ends && points.get(key.as_slice())?.is_some() {
             break;
         }
         put(points, POINTS.name(), &key, hash.as_bytes())?;

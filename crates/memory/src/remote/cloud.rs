@@ -4,10 +4,17 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
+use object_store::aws::AmazonS3Builder;
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path;
-use object_store::{Error as Refusal, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion};
+use object_store::{
+    Error as Refusal, ObjectStore, ObjectStoreExt, ObjectStoreScheme, PutMode, PutOptions, PutPayload, RetryConfig,
+    UpdateVersion,
+};
 use tokio::runtime::{Builder, Runtime};
 
 use super::{Head, Heard, Place, Sink, Source, Version};
@@ -20,6 +27,8 @@ use crate::refs::{self, MAX_REF_BYTES};
 const ASKED: usize = 32;
 /// Objects under way at once; each is held in memory.
 const MOVING: usize = 4;
+/// How long one request is repeated.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Writes of a name before a place is given up that stores something else.
 const TRIES: usize = 3;
 
@@ -42,12 +51,22 @@ impl Cloud {
         // TLS by ring, whatever else the process has; a second installation is refused, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let parsed = url::Url::parse(url).map_err(|e| bad(&e))?;
-        let known = ["aws_", "google_", "azure_"];
-        let settings = std::env::vars_os()
-            .filter_map(|(k, v)| Some((k.into_string().ok()?.to_ascii_lowercase(), v.into_string().ok()?)));
-        let settings = settings.filter(|(k, _)| known.iter().any(|p| k.starts_with(p)));
-        let (store, prefix) = object_store::parse_url_opts(&parsed, settings).map_err(|e| bad(&e))?;
-        Cloud::build(Arc::from(store), prefix, url)
+        let (scheme, prefix) = ObjectStoreScheme::parse(&parsed).map_err(|e| bad(&e))?;
+        let retry = RetryConfig { max_retries: 5, retry_timeout: PATIENCE, ..RetryConfig::default() };
+        let store: Result<Arc<dyn ObjectStore>, Refusal> = match scheme {
+            ObjectStoreScheme::AmazonS3 => {
+                AmazonS3Builder::from_env().with_url(url).with_retry(retry).build().map(|s| Arc::new(s) as _)
+            }
+            ObjectStoreScheme::GoogleCloudStorage => {
+                GoogleCloudStorageBuilder::from_env().with_url(url).with_retry(retry).build().map(|s| Arc::new(s) as _)
+            }
+            ObjectStoreScheme::MicrosoftAzure => {
+                MicrosoftAzureBuilder::from_env().with_url(url).with_retry(retry).build().map(|s| Arc::new(s) as _)
+            }
+            _ => return Err(bad(&"expected s3://, gs:// or az://")),
+        };
+        let store = store.map_err(|e| bad(&e))?;
+        Cloud::build(store, prefix, url)
     }
 
     pub(crate) fn over(store: Arc<dyn ObjectStore>, prefix: &str, url: &str) -> Result<Cloud> {
