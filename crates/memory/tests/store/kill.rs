@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use reverie_memory::{Error, Expect, FindingKind, FsckRun, GcSpec, Manifest, Remote, Store};
+use reverie_memory::{Error, Expect, FindingKind, FsckRun, GcSpec, Manifest, Remote, Snapshot, Store};
 
 use crate::stand::{grow, noise, state, wake};
 
@@ -54,7 +54,11 @@ fn turn(store: &Store, name: &str) -> reverie_memory::Hash {
         let writer = store.writer().expect("writer");
         // Histories of a few turns, so that the thousandth costs what the first does.
         let tokens: Vec<u32> = (0..n % 80 + 10).collect();
-        let manifest = Manifest { parent, ..state(&writer, &tokens) };
+        // Large enough for a kill to fall into its writing.
+        let bytes = noise(parent.map_or(0, |h| u64::from(h.as_bytes()[0])), 1 << 20);
+        let object = writer.put(&[&bytes]).expect("put").hash;
+        let snapshots = vec![Snapshot { object, position: tokens.len() }];
+        let manifest = Manifest { parent, snapshots, ..state(&writer, &tokens) };
         match writer.commit(name, parent.map_or(Expect::Absent, Expect::Head), &manifest) {
             Ok(hash) => return hash,
             Err(Error::Moved { .. }) => {}
@@ -95,13 +99,14 @@ fn kill_many(work: &str, times: u64) {
     let (mut folder, mut store) = crate::stand::store();
     let mut reports = 0;
     for round in 0..times {
-        if round % 25 == 0 {
+        if round % 10 == 0 {
             (folder, store) = crate::stand::store();
             grow(&store, "trip", 1);
         }
         let mut child = start(work, &store);
         // The child needs some milliseconds to start; then it may be anywhere.
-        let moment = 15 + u64::from_le_bytes(noise(round, 8).try_into().expect("8 bytes")) % 120;
+        let spread = if work == "push" { 600 } else { 120 };
+        let moment = 15 + u64::from_le_bytes(noise(round, 8).try_into().expect("8 bytes")) % spread;
         std::thread::sleep(Duration::from_millis(moment));
         child.kill().expect("kills");
         let done = reported(&mut child);
