@@ -233,6 +233,42 @@ pub struct AttendSpec {
     pub keep: Option<Keep>,
 }
 
+/// How the keys that a row sees are chosen.
+#[derive(Clone, Debug)]
+pub struct ChooseSpec {
+    /// Query heads of the choice.
+    pub n_heads: usize,
+    /// The cache it reads.
+    pub kv: KvSpec,
+    /// Neighbouring tokens that are chosen together, from position 0.
+    pub block: usize,
+    /// Blocks of a row, those that it must see among them.
+    pub n_kept: usize,
+    /// Multiplies q·k where shares are taken.
+    pub scale: f32,
+    /// By what.
+    pub choice: Choice,
+}
+
+/// By what the keys of a row are chosen.
+#[derive(Clone, Debug)]
+pub enum Choice {
+    /// One choice for all heads: Σ over heads of weight · max(q·k, 0), k being the elements of a key from `first` on
+    /// (DeepSeek-V3.2's lightning indexer). `weights` is f32 `[T, H]`.
+    Index {
+        /// First element.
+        first: usize,
+        /// By row and head.
+        weights: Tensor,
+    },
+    /// A choice for every query head, by q times the mean key of a block; the row's own block always (MoBA,
+    /// arXiv 2502.13189).
+    Mean,
+    /// A choice for every key head, by the mean share that the block's mean key takes of its heads' attention to whole blocks;
+    /// the row's own block, the first and the one before always. The attention itself comes with it (NSA, arXiv 2502.11089).
+    Share,
+}
+
 /// Keys that hold their values (multi-head latent attention): the pages have no values of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Latent {
@@ -486,6 +522,12 @@ pub trait Backend: Send + Sync {
     /// Causal attention of q `[T, H, Dk]` over the pages: `[T, H·Dv]`. `AttendSpec::q_dim` and `v_dim` say how wide both are.
     fn attend(&self, q: &Tensor, segments: &[KvSegment<'_>], spec: &AttendSpec) -> Result<Tensor> {
         reference::attend::run(self, q, segments, spec)
+    }
+
+    /// The keys that every row of q `[T, H, D]` sees, and with `Choice::Share` its attention to the means of whole blocks,
+    /// `[T, H·Dv]`: zeros before there is one.
+    fn choose(&self, q: &Tensor, segments: &[KvSegment<'_>], spec: &ChooseSpec) -> Result<(Keep, Option<Tensor>)> {
+        reference::choose::run(self, q, segments, spec)
     }
 
     /// Causal depthwise convolution of x `[T, C]`; each slot holds the last kernel-1 inputs, f32 `[kernel-1, C]`, oldest first.

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use crate::backend::{
-    Act, AttendSpec, Backend, ConvSpec, Input, KvSegment, KvSpec, KvTarget, Map, Norm, Numerics, Operand, RgLruSpec,
-    Rope, ScanInput, ScanSpec, StateSegment, Weight,
+    Act, AttendSpec, Backend, Choice, ChooseSpec, ConvSpec, Input, Keep, KvSegment, KvSpec, KvTarget, Map, Norm,
+    Numerics, Operand, RgLruSpec, Rope, ScanInput, ScanSpec, StateSegment, Weight,
 };
 use crate::buffer::{Class, Memory};
 use crate::dtype::DType;
@@ -146,6 +146,14 @@ impl Backend for Dry {
         let out = self.scratch(&[t, spec.n_heads * spec.v_dim()])?;
         drop(self.memory.take(self.of.attend_workspace(t, keys, spec), Class::Scratch)?);
         Ok(out)
+    }
+    fn choose(&self, q: &Tensor, _segments: &[KvSegment<'_>], spec: &ChooseSpec) -> Result<(Keep, Option<Tensor>)> {
+        let t = q.dims().first().copied().unwrap_or(0);
+        let pooled = match spec.choice {
+            Choice::Share => Some(self.scratch(&[t, spec.n_heads * spec.kv.v_dim])?),
+            _ => None,
+        };
+        Ok((Keep { n_groups: 1, n_pages: 0, bits: Arc::from(Vec::new()) }, pooled))
     }
     fn conv(&self, x: &Tensor, _segments: &mut [StateSegment<'_>], _spec: &ConvSpec) -> Result<Tensor> {
         self.like(x)

@@ -54,6 +54,22 @@ pub struct RouteSpec {
     pub per_expert: Option<Tensor>,
 }
 
+impl RouteSpec {
+    /// One expert, whose weight is its score.
+    pub fn alone(score: Score) -> RouteSpec {
+        RouteSpec {
+            n_experts: 1,
+            n_active: 1,
+            score,
+            bias: None,
+            groups: None,
+            normalise: None,
+            scale: 1.0,
+            per_expert: None,
+        }
+    }
+}
+
 /// Where the tokens go.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Routes {

@@ -16,8 +16,8 @@ pub mod reference;
 pub mod tensor;
 
 pub use backend::{
-    Act, AttendSpec, Backend, ConvSpec, Input, Keep, KvSegment, KvSpec, KvTarget, Latent, Norm, NormKind, Numerics,
-    Operand, RgLruSpec, Rope, RopeLayout, ScanInput, ScanSpec, StateSegment, Weight,
+    Act, AttendSpec, Backend, Choice, ChooseSpec, ConvSpec, Input, Keep, KvSegment, KvSpec, KvTarget, Latent, Norm,
+    NormKind, Numerics, Operand, RgLruSpec, Rope, RopeLayout, ScanInput, ScanSpec, StateSegment, Weight,
 };
 pub use buffer::{Class, Memory, Usage};
 pub use dtype::DType;

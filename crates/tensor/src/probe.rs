@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::backend::{
-    Act, AttendSpec, Backend, ConvSpec, Input, KvSegment, KvSpec, KvTarget, Map, Norm, Numerics, Operand, RgLruSpec,
-    Rope, ScanInput, ScanSpec, StateSegment, Weight,
+    Act, AttendSpec, Backend, ChooseSpec, ConvSpec, Input, Keep, KvSegment, KvSpec, KvTarget, Map, Norm, Numerics,
+    Operand, RgLruSpec, Rope, ScanInput, ScanSpec, StateSegment, Weight,
 };
 use crate::buffer::{Class, Memory};
 use crate::dtype::DType;
@@ -84,6 +84,7 @@ impl Backend for Probe {
         fn rope(&self, x: Tensor, positions: &[u32], rope: &Rope) -> Result<Tensor>;
         fn kv_write(&self, k: &Tensor, v: &Tensor, targets: &mut [KvTarget<'_>], spec: &KvSpec) -> Result<()>;
         fn attend(&self, q: &Tensor, segments: &[KvSegment<'_>], spec: &AttendSpec) -> Result<Tensor>;
+        fn choose(&self, q: &Tensor, segments: &[KvSegment<'_>], spec: &ChooseSpec) -> Result<(Keep, Option<Tensor>)>;
         fn conv(&self, x: &Tensor, segments: &mut [StateSegment<'_>], spec: &ConvSpec) -> Result<Tensor>;
         fn selective_scan(&self, input: ScanInput<'_>, segments: &mut [StateSegment<'_>], spec: &ScanSpec) -> Result<Tensor>;
         fn rg_lru(&self, x: &Tensor, positions: &[u32], segments: &mut [StateSegment<'_>], spec: &RgLruSpec) -> Result<Tensor>;

@@ -4,6 +4,7 @@
 pub mod bamba;
 pub mod deepseek_v2;
 pub mod deepseek_v3;
+pub mod deepseek_v32;
 pub mod delta_net;
 pub mod falcon_h1;
 pub mod flash;
@@ -30,7 +31,10 @@ pub mod minimax_m2;
 pub mod ministral3;
 pub mod mistral;
 pub mod mixtral;
+pub mod mla;
+pub mod moba;
 pub mod nemotron_h;
+pub mod nsa;
 pub mod olmo3;
 pub mod olmo_hybrid;
 pub mod olmoe;
@@ -78,6 +82,7 @@ pub static ARCHS: &[ArchEntry] = &[
     bamba::ENTRY,
     deepseek_v2::ENTRY,
     deepseek_v3::ENTRY,
+    deepseek_v32::ENTRY,
     delta_net::ENTRY,
     falcon_h1::ENTRY,
     gated_deltanet::ENTRY,
@@ -102,7 +107,10 @@ pub static ARCHS: &[ArchEntry] = &[
     ministral3::ENTRY,
     mistral::ENTRY,
     mixtral::ENTRY,
+    mla::ENTRY,
+    moba::ENTRY,
     nemotron_h::ENTRY,
+    nsa::ENTRY,
     olmo3::ENTRY,
     olmo_hybrid::ENTRY,
     olmoe::ENTRY,

@@ -317,17 +317,7 @@ impl Ffn for Moe {
 
 /// Every row for itself, times σ of its gate `[T, 1]`.
 fn open(be: &dyn Backend, gates: &Tensor) -> Result<Vec<Term>> {
-    let alone = RouteSpec {
-        n_experts: 1,
-        n_active: 1,
-        score: Score::Sigmoid,
-        bias: None,
-        groups: None,
-        normalise: None,
-        scale: 1.0,
-        per_expert: None,
-    };
-    let weights = be.route(gates, &alone)?.weights;
+    let weights = be.route(gates, &RouteSpec::alone(Score::Sigmoid))?.weights;
     Ok(weights.into_iter().zip(0..).map(|(weight, t)| Term { to: t, from: t, weight }).collect())
 }
 

@@ -5,8 +5,8 @@
 use reverie_files::ModelConfig;
 use reverie_tensor::quant::{Plain, Rows, Turned};
 use reverie_tensor::{
-    AttendSpec, Backend, Class, DType, Group, Input, KvSegment, KvSpec, KvTarget, Latent, Norm, Rope, RopeLayout,
-    Tensor, Weight,
+    AttendSpec, Backend, Choice, ChooseSpec, Class, DType, Group, Input, Keep, KvSegment, KvSpec, KvTarget, Latent,
+    Norm, Rope, RopeLayout, Tensor, Weight,
 };
 
 use super::{Mixer, MixerEntry, Step, Stream};
@@ -47,6 +47,19 @@ pub struct Spec {
     pub rope: Option<Rope>,
     /// Of the norms of the latents.
     pub eps: f32,
+    /// Chooses the tokens that a row sees.
+    pub indexer: Option<Indexer>,
+}
+
+/// The lightning indexer (DeepSeek-V3.2): heads of its own over a small key of its own choose the tokens for all heads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Indexer {
+    /// Its heads.
+    pub n_heads: usize,
+    /// Width of its queries and keys, of which the layer's rotated width comes first.
+    pub dim: usize,
+    /// Tokens that a row sees.
+    pub n_kept: usize,
 }
 
 /// A width from 1 to 65536.
@@ -76,7 +89,40 @@ impl Spec {
             scale: ((nope_dim + rope_dim) as f32).powf(-0.5) * rope::score_factor(config)?,
             rope: Some(Rope { layout, ..rope::from_config(config, rope_dim)? }),
             eps: 1e-6,
+            indexer: None,
         })
+    }
+
+    /// With a lightning indexer.
+    pub fn indexed(mut self, config: &ModelConfig) -> Result<Spec> {
+        let indexer = Indexer {
+            n_heads: width(config, "index_n_heads")?,
+            dim: width(config, "index_head_dim")?,
+            n_kept: config.usize("index_topk")?,
+        };
+        if indexer.dim < self.rope_dim {
+            return Err(Error::config("index_head_dim", indexer.dim, format!("at least {}", self.rope_dim)));
+        }
+        if indexer.n_kept == 0 {
+            return Err(Error::config("index_topk", 0, "at least 1"));
+        }
+        if self.q_rank.is_none() {
+            return Err(Error::config("q_lora_rank", "nothing", "the latent that the indexer's queries come from"));
+        }
+        self.indexer = Some(indexer);
+        Ok(self)
+    }
+
+    /// From flash-linear-attention's field names.
+    pub fn flash(config: &ModelConfig) -> Result<Spec> {
+        let n_heads = width(config, config.spelling(&["num_heads", "num_attention_heads"]))?;
+        if let Some(window) = config.optional_usize("window_size")? {
+            return Err(Error::config("window_size", window, "null: a window is not built here"));
+        }
+        let mut fields = config.fields().clone();
+        fields.insert("num_attention_heads".into(), n_heads.into());
+        fields.insert("rope_interleave".into(), false.into());
+        Ok(Spec { eps: 1e-5, ..Spec::from_config(&ModelConfig::new(config.path(), fields))? })
     }
 
     /// The projection `leaf` `[H · (first + second), k]` cut into its first and its second part of every head.
@@ -110,7 +156,8 @@ impl MixerSpec for Spec {
     }
 
     fn state(&self) -> StateSpec {
-        let kv = KvNeed { n_heads: 1, k_dim: self.kv_rank + self.rope_dim, v_dim: 0 };
+        let index = self.indexer.map_or(0, |i| i.dim);
+        let kv = KvNeed { n_heads: 1, k_dim: self.kv_rank + self.rope_dim + index, v_dim: 0 };
         StateSpec { kv: Some(kv), slots: Vec::new() }
     }
 
@@ -125,24 +172,42 @@ impl MixerSpec for Spec {
             None => (None, self.halves(b, "q_proj", halves, b.width())?),
         };
         let (rank, rope) = (self.kv_rank, self.rope_dim);
-        let rows = |from: usize, n: usize| {
-            b.linear_rows("kv_a_proj_with_mqa", rank + rope, b.width(), (from..from + n).collect())
+        let [latent, k_rope] = if b.has("k_rope.weight") {
+            [b.linear("kv_a_proj", rank, b.width())?, b.linear("k_rope", rope, b.width())?]
+        } else {
+            let rows = |rows: std::ops::Range<usize>| {
+                b.linear_rows("kv_a_proj_with_mqa", rank + rope, b.width(), rows.collect())
+            };
+            [rows(0..rank)?, rows(rank..rank + rope)?]
         };
+        let index = match self.indexer {
+            Some(spec) => Some(Index {
+                spec,
+                q: b.linear("indexer.wq_b", spec.n_heads * spec.dim, self.q_rank.unwrap_or(0))?,
+                k: b.linear("indexer.wk", spec.dim, b.width())?,
+                k_norm: b.norm(&NormSpec::layer("indexer.k_norm", 1e-6), spec.dim)?,
+                weights: b.linear_f32("indexer.weights_proj", spec.n_heads, b.width())?,
+                rope: self.rope.clone().map(|r| Rope { layout: RopeLayout::Halves, ..r }),
+            }),
+            None => None,
+        };
+        let need = self.state().kv.map_or(0, |kv| kv.k_dim);
         let (into, out_of) = self.heads(b)?;
         Ok(Box::new(Mla {
             q_latent,
             q_nope,
             q_rope,
-            latent: rows(0, rank)?,
+            latent,
+            index,
             latent_norm: norm("kv_a_layernorm", rank)?,
-            k_rope: rows(rank, rope)?,
+            k_rope,
             into,
             out_of,
             o: b.linear("o_proj", b.width(), self.n_heads * self.v_dim)?,
             rope: self.rope.clone(),
             attend: AttendSpec {
                 n_heads: self.n_heads,
-                kv: KvSpec { n_heads: 1, k_dim: rank + rope, v_dim: 0, dtype: DType::F32 },
+                kv: KvSpec { n_heads: 1, k_dim: need, v_dim: 0, dtype: DType::F32 },
                 scale: self.scale,
                 softcap: None,
                 window: None,
@@ -167,6 +232,7 @@ struct Mla {
     /// Of every head, out of it.
     out_of: Vec<Weight>,
     o: Linear,
+    index: Option<Index>,
     rope: Option<Rope>,
     /// The page dtype stands in the state's pages and is put in at each step.
     attend: AttendSpec,
@@ -186,14 +252,44 @@ fn by_head(be: &dyn Backend, x: Tensor, weights: &[Weight]) -> Result<Tensor> {
     Ok(be.rows(&y, &back)?.reshape(&[t, h * n])?)
 }
 
-impl Mla {
-    fn rotated(&self, step: &Step<'_>, x: Tensor, heads: usize) -> Result<Tensor> {
-        let (t, d) = (x.rows(), x.width() / heads);
-        let x = x.reshape(&[t, heads, d])?;
-        match &self.rope {
-            Some(rope) => Ok(step.backend.rope(x, step.positions, rope)?),
-            None => Ok(x),
+/// A lightning indexer with its weights.
+struct Index {
+    spec: Indexer,
+    q: Linear,
+    k: Linear,
+    k_norm: Norm,
+    weights: Linear,
+    rope: Option<Rope>,
+}
+
+impl Index {
+    /// The choice for rows whose queries come from `q` and whose weights come from the stream; none while everything is seen.
+    fn keep(
+        &self,
+        step: &Step<'_>,
+        (q, input): (Tensor, Input<'_>),
+        segments: &[KvSegment<'_>],
+        (kv, first): (KvSpec, usize),
+    ) -> Result<Option<Keep>> {
+        if step.rows.iter().all(|r| r.start + r.range.len() <= self.spec.n_kept) {
+            return Ok(None);
         }
+        let q = rotated(step, q, self.spec.n_heads, self.rope.as_ref())?;
+        let [weights] = project(step.backend, input, [&self.weights])?;
+        let choice = Choice::Index { first, weights };
+        let (n_heads, n_kept) = (self.spec.n_heads, self.spec.n_kept);
+        let spec = ChooseSpec { n_heads, kv, block: 1, n_kept, scale: 1.0, choice };
+        Ok(Some(step.backend.choose(&q, segments, &spec)?.0))
+    }
+}
+
+/// `[T, H·D]` to rotated `[T, H, D]`.
+fn rotated(step: &Step<'_>, x: Tensor, heads: usize, rope: Option<&Rope>) -> Result<Tensor> {
+    let (t, d) = (x.rows(), x.width() / heads);
+    let x = x.reshape(&[t, heads, d])?;
+    match rope {
+        Some(rope) => Ok(step.backend.rope(x, step.positions, rope)?),
+        None => Ok(x),
     }
 }
 
@@ -202,17 +298,27 @@ impl Mixer for Mla {
         let (be, h) = (step.backend, self.attend.n_heads);
         let t = stream.x.rows();
         let [latent, k_rope] = project(be, stream.input(), [&self.latent, &self.k_rope])?;
-        let [q_nope, q_rope] = match &self.q_latent {
-            Some((down, norm)) => {
-                let [x] = project(be, stream.input(), [down])?;
-                project(be, Input::Normed(&x, norm), [&self.q_nope, &self.q_rope])?
-            }
-            None => project(be, stream.input(), [&self.q_nope, &self.q_rope])?,
+        let q_down = match &self.q_latent {
+            Some((down, _)) => Some(project(be, stream.input(), [down])?),
+            None => None,
         };
+        let q_input = match (&q_down, &self.q_latent) {
+            (Some([x]), Some((_, norm))) => Input::Normed(x, norm),
+            _ => stream.input(),
+        };
+        let [q_nope, q_rope] = project(be, q_input, [&self.q_nope, &self.q_rope])?;
         let (rank, rope) = (self.latent.n(), self.k_rope.n());
-        let k_rope = self.rotated(step, k_rope, 1)?.reshape(&[t, rope])?;
-        let k = be.concat(&[&be.norm(&latent, &self.latent_norm)?, &k_rope])?;
-        let q_rope = self.rotated(step, q_rope, h)?.reshape(&[t * h, rope])?;
+        let k_rope = rotated(step, k_rope, 1, self.rope.as_ref())?.reshape(&[t, rope])?;
+        let latent = be.norm(&latent, &self.latent_norm)?;
+        let k = match &self.index {
+            Some(index) => {
+                let [k] = project(be, stream.input(), [&index.k])?;
+                let k = rotated(step, be.norm(&k, &index.k_norm)?, 1, index.rope.as_ref())?;
+                be.concat(&[&latent, &k_rope, &k.reshape(&[t, index.spec.dim])?])?
+            }
+            None => be.concat(&[&latent, &k_rope])?,
+        };
+        let q_rope = rotated(step, q_rope, h, self.rope.as_ref())?.reshape(&[t * h, rope])?;
         let q = by_head(be, q_nope, &self.into)?.reshape(&[t * h, rank])?;
         let q = be.concat(&[&q, &q_rope])?.reshape(&[t, h, rank + rope])?;
 
@@ -233,7 +339,14 @@ impl Mixer for Mla {
             .zip(step.rows)
             .map(|(p, r)| KvSegment { rows: r.range.clone(), start: r.start, pages: &p.pages })
             .collect();
-        let y = be.attend(&q, &segments, &AttendSpec { kv, ..self.attend.clone() })?;
+        let keep = match &self.index {
+            Some(index) => {
+                let [q] = project(be, q_input, [&index.q])?;
+                index.keep(step, (q, stream.input()), &segments, (kv, rank + rope))?
+            }
+            None => None,
+        };
+        let y = be.attend(&q, &segments, &AttendSpec { kv, keep, ..self.attend.clone() })?;
         let y = by_head(be, y, &self.out_of)?;
         stream.close(be, &self.o, Input::Plain(&y))
     }

@@ -17,6 +17,8 @@ pub mod mamba;
 pub mod mamba2;
 pub mod mla;
 pub mod mlstm;
+pub mod moba;
+pub mod nsa;
 pub mod parallel;
 pub mod qkv;
 pub mod retnet;
@@ -27,6 +29,7 @@ pub mod rwkv7;
 pub mod shared_attention;
 pub mod shift;
 pub mod short_conv;
+pub mod sparse;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -68,6 +71,8 @@ pub static MIXERS: &[MixerEntry] = &[
     mamba2::ENTRY,
     mla::ENTRY,
     mlstm::ENTRY,
+    moba::ENTRY,
+    nsa::ENTRY,
     parallel::ENTRY,
     retnet::ENTRY,
     rg_lru::ENTRY,

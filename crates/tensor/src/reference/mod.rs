@@ -3,6 +3,7 @@
 
 pub mod attend;
 pub mod backend;
+pub mod choose;
 pub mod conv;
 pub mod elementwise;
 pub mod embed;
