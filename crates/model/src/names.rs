@@ -12,7 +12,8 @@ pub enum Names {
         prefix: &'static str,
         /// What the checkpoint calls the parts below it.
         top: &'static Top,
-        /// Pairs of leaves (plan's, file's) below a layer; a pair covers what lies below its leaf too. The first that fits counts.
+        /// Pairs of leaves (plan's, file's) below a layer; a pair covers what lies below its leaf too. Of those
+        /// that fit, and the plan's own word after them, the first that the checkpoint has counts.
         leaves: Leaves,
     },
     /// GGUF names by these pairs of leaves, beside the common ones.
@@ -57,9 +58,42 @@ static TOPS: &[Top] = &[
 /// GGUF leaves that mean the same in every family.
 const COMMON: &[(&str, &str)] = &[
     ("input_layernorm", "attn_norm"),
+    ("mamba.A_log", "ssm_a!"),
+    ("mamba.D", "ssm_d!"),
+    ("mamba.b_layernorm", "ssm_b_norm"),
+    ("mamba.c_layernorm", "ssm_c_norm"),
+    ("mamba.conv1d", "ssm_conv1d"),
+    ("mamba.dt_bias", "ssm_dt.bias!"),
+    ("mamba.dt_layernorm", "ssm_dt_norm"),
+    ("mamba.dt_proj", "ssm_dt"),
+    ("mamba.in_proj", "ssm_in"),
+    ("mamba.norm", "ssm_norm"),
+    ("mamba.out_proj", "ssm_out"),
+    ("mamba.x_proj", "ssm_x"),
+    ("mixer.A_log", "ssm_a!"),
+    ("mixer.D", "ssm_d!"),
+    ("mixer.b_layernorm", "ssm_b_norm"),
+    ("mixer.c_layernorm", "ssm_c_norm"),
+    ("mixer.conv1d", "ssm_conv1d"),
+    ("mixer.dt_bias", "ssm_dt.bias!"),
+    ("mixer.dt_layernorm", "ssm_dt_norm"),
+    ("mixer.dt_proj", "ssm_dt"),
+    ("mixer.in_proj", "ssm_in"),
+    ("mixer.norm", "ssm_norm"),
+    ("mixer.out_proj", "ssm_out"),
+    ("mixer.x_proj", "ssm_x"),
     ("mlp.down_proj", "ffn_down"),
+    ("mlp.experts.down_proj", "ffn_down_exps"),
+    ("mlp.experts.gate_proj", "ffn_gate_exps"),
+    ("mlp.experts.up_proj", "ffn_up_exps"),
+    ("mlp.gate", "ffn_gate_inp"),
+    ("mlp.gate.e_score_correction_bias", "exp_probs_b.bias!"),
     ("mlp.gate_proj", "ffn_gate"),
+    ("mlp.shared_experts.down_proj", "ffn_down_shexp"),
+    ("mlp.shared_experts.gate_proj", "ffn_gate_shexp"),
+    ("mlp.shared_experts.up_proj", "ffn_up_shexp"),
     ("mlp.up_proj", "ffn_up"),
+    ("norm", "attn_norm"),
     ("post_attention_layernorm", "ffn_norm"),
     ("self_attn.k_norm", "attn_k_norm"),
     ("self_attn.k_proj", "attn_k"),
@@ -92,7 +126,15 @@ impl Names {
     pub fn spell(&self, name: &str, weights: &dyn TensorStore) -> String {
         match self {
             Names::Wrapped { prefix, top, leaves } => match name.strip_prefix("model.") {
-                Some(rest) => format!("{prefix}{}", below(rest, top, leaves)),
+                Some(rest) => {
+                    let mut spellings = below(rest, top, leaves).into_iter().map(|s| format!("{prefix}{s}"));
+                    let first = spellings.next().unwrap_or_else(|| name.to_owned());
+                    if weights.contains(&first) {
+                        first
+                    } else {
+                        spellings.find(|s| weights.contains(s)).unwrap_or(first)
+                    }
+                }
                 None => ["", "language_model.", "model.language_model.", "model."]
                     .iter()
                     .map(|w| format!("{w}{name}"))
@@ -104,18 +146,18 @@ impl Names {
     }
 }
 
-/// "layers.3.mlp.up_proj.weight" in the words of a checkpoint.
-fn below(name: &str, top: &Top, leaves: Leaves) -> String {
+/// "layers.3.mlp.up_proj.weight" in the words of a checkpoint: at least one spelling, the likeliest first.
+fn below(name: &str, top: &Top, leaves: Leaves) -> Vec<String> {
     let swap = |rest: &str, from: &str, to: &str| {
         let tail = rest.strip_prefix(from)?;
         (tail.is_empty() || tail.starts_with('.')).then(|| format!("{to}{tail}"))
     };
     if let Some((layer, leaf)) = name.strip_prefix("layers.").and_then(|r| r.split_once('.')) {
-        let leaf = leaves.iter().find_map(|(from, to)| swap(leaf, from, to)).unwrap_or_else(|| leaf.to_owned());
-        return format!("{}.{layer}.{leaf}", top.layers);
+        let own = leaves.iter().filter_map(|(from, to)| swap(leaf, from, to)).chain([leaf.to_owned()]);
+        return own.map(|leaf| format!("{}.{layer}.{leaf}", top.layers)).collect();
     }
     let whole = [("embed_tokens", top.embed), ("norm", top.norm)];
-    whole.iter().find_map(|(from, to)| swap(name, from, to)).unwrap_or_else(|| name.to_owned())
+    vec![whole.iter().find_map(|(from, to)| swap(name, from, to)).unwrap_or_else(|| name.to_owned())]
 }
 
 /// "model.layers.3.mlp.up_proj.weight" → "blk.3.ffn_up.weight". A name without a GGUF spelling is kept and then not found.
@@ -162,8 +204,15 @@ mod tests {
             ("layers.1.mlp.experts.0.up_proj.weight", "layers.1.ff.experts.0.up_proj.weight"),
             ("layers.1.mlp_norm.weight", "layers.1.mlp_norm.weight"),
         ] {
-            assert_eq!(below(plan, top, leaves), file);
+            assert_eq!(below(plan, top, leaves)[0], file);
         }
+    }
+
+    #[test]
+    fn every_spelling_that_fits() {
+        let leaves: Leaves = &[("mlp.up_proj", "ff.w3"), ("mlp", "ff")];
+        let all = ["layers.1.ff.w3.weight", "layers.1.ff.up_proj.weight", "layers.1.mlp.up_proj.weight"];
+        assert_eq!(below("layers.1.mlp.up_proj.weight", &TOPS[0], leaves), all);
     }
 
     #[test]

@@ -33,6 +33,11 @@ const WORDS: &[(&str, &str)] = &[
     ("block_count", "num_hidden_layers"),
     ("context_length", "max_position_embeddings"),
     ("embedding_length", "hidden_size"),
+    ("expert_count", "num_experts"),
+    ("expert_feed_forward_length", "moe_intermediate_size"),
+    ("expert_group_count", "n_group"),
+    ("expert_group_used_count", "topk_group"),
+    ("expert_used_count", "num_experts_per_tok"),
     ("feed_forward_length", "intermediate_size"),
 ];
 
@@ -48,8 +53,16 @@ pub fn config(metadata: &Metadata, weights: &dyn TensorStore, dialect: &Dialect)
             map.insert((*field).into(), n.into());
         }
     }
-    if let Some(eps) = metadata.optional_f64(&key("attention.layer_norm_rms_epsilon"))? {
-        map.insert("rms_norm_eps".into(), json!(eps));
+    let floats = [
+        ("attention.layer_norm_epsilon", "layer_norm_epsilon"),
+        ("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
+        ("expert_weights_scale", "routed_scaling_factor"),
+    ];
+    for (leaf, field) in floats {
+        numbers(metadata, &mut map, &[(&key(leaf), field)])?;
+    }
+    if let Some(normed) = metadata.optional_bool(&key("expert_weights_norm"))? {
+        map.insert("norm_topk_prob".into(), normed.into());
     }
     let rows = weights.shape("token_embd.weight").and_then(|s| s.first().copied());
     let rows =
@@ -82,16 +95,11 @@ fn of_layers(field: &str) -> String {
     format!("{field}_of_layers")
 }
 
-/// `layer_types`, where `kind` of a layer says its word from its numbers of key/value heads and its feed-forward's width.
-pub fn layer_types(map: &mut Map<String, Value>, kind: impl Fn(u64, u64) -> &'static str) {
-    let list = |field: &str| map.get(&of_layers(field)).and_then(Value::as_array);
-    let heads = list("num_key_value_heads");
-    let widths = list("intermediate_size");
-    let at = |l: Option<&Vec<Value>>, i: usize| l.and_then(|l| l.get(i)).and_then(Value::as_u64);
-    let n = heads.map_or(0, Vec::len);
-    let kinds: Vec<Value> =
-        (0..n).map(|i| kind(at(heads, i).unwrap_or(0), at(widths, i).unwrap_or(1)).into()).collect();
-    if n > 0 {
+/// `layer_types`: attention where a layer has key/value heads, `other` where it has none.
+pub fn layer_types(map: &mut Map<String, Value>, other: &str) {
+    let heads = map.get(&of_layers("num_key_value_heads")).and_then(Value::as_array);
+    let kind = |n: &Value| if n.as_u64() == Some(0) { other } else { "full_attention" };
+    if let Some(kinds) = heads.map(|h| h.iter().map(|n| kind(n).into()).collect::<Vec<Value>>()) {
         map.insert("layer_types".into(), kinds.into());
     }
 }
@@ -121,7 +129,9 @@ fn rope(metadata: &Metadata, weights: &dyn TensorStore, dialect: &Dialect, map: 
     if let Some(base) = metadata.optional_f64(&key("freq_base"))? {
         map.insert("rope_theta".into(), json!(base));
     }
-    let head = map.get("head_dim").and_then(Value::as_u64);
+    let field = |name: &str| map.get(name).and_then(Value::as_u64);
+    let shared = || field("hidden_size")?.checked_div(field("num_attention_heads")?);
+    let head = field("head_dim").or_else(shared).filter(|h| *h > 0);
     if let (Some(rotated), Some(head)) = (metadata.optional_usize(&key("dimension_count"))?, head) {
         map.insert("partial_rotary_factor".into(), json!(rotated as f64 / head as f64));
     }

@@ -18,13 +18,20 @@ pub const ENTRY: ArchEntry = ArchEntry {
 };
 
 fn adapt(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
-    let pairs = [
-        ("granite.attention.scale", "attention_multiplier"),
-        ("granite.embedding_scale", "embedding_multiplier"),
-        ("granite.logit_scale", "logits_scaling"),
-        ("granite.residual_scale", "residual_multiplier"),
-    ];
-    gguf::numbers(metadata, map, &pairs)
+    words(metadata, map, "granite")
+}
+
+/// Granite's factors in a GGUF file.
+pub(super) fn words(metadata: &Metadata, map: &mut Map<String, Value>, arch: &str) -> Result<()> {
+    for (leaf, field) in [
+        ("attention.scale", "attention_multiplier"),
+        ("embedding_scale", "embedding_multiplier"),
+        ("logit_scale", "logits_scaling"),
+        ("residual_scale", "residual_multiplier"),
+    ] {
+        gguf::numbers(metadata, map, &[(&format!("{arch}.{leaf}"), field)])?;
+    }
+    Ok(())
 }
 
 fn plan(source: &Source<'_>) -> Result<Plan> {

@@ -1,6 +1,9 @@
 //! Jamba: Mamba layers with norms on step, input and output, a few attention layers without positions, experts in every second layer.
 
-use super::{ArchEntry, FEED_FORWARD, Source};
+use reverie_files::gguf::Metadata;
+use serde_json::{Map, Value};
+
+use super::{ArchEntry, FEED_FORWARD, Source, gguf};
 use crate::error::{Error, Result};
 use crate::ffn::{moe, swiglu};
 use crate::mixer::mamba::{self, InnerNorms};
@@ -12,8 +15,21 @@ pub const ENTRY: ArchEntry = ArchEntry {
     aliases: &[],
     about: "Jamba: Mamba and attention layers, experts in some",
     plan,
-    gguf: None,
+    gguf: Some(&gguf::Dialect {
+        arch: "jamba",
+        names: &[("mlp.router", "ffn_gate_inp")],
+        interleaved_rows: false,
+        adapt,
+    }),
 };
+
+fn adapt(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
+    gguf::layer_types(map, "mamba");
+    gguf::counts(metadata, map, "jamba", &[("ssm.time_step_rank", "mamba_dt_rank")])?;
+    let sizes =
+        [("ssm.conv_kernel", "mamba_d_conv"), ("ssm.inner_size", "mamba_d_ssm"), ("ssm.state_size", "mamba_d_state")];
+    gguf::counts(metadata, map, "jamba", &sizes)
+}
 
 fn plan(source: &Source<'_>) -> Result<Plan> {
     let config = &source.config;
@@ -25,7 +41,8 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
         }
     };
     let mut plan = source.decoder(ENTRY.name, NormWeight::Plain, |i| {
-        let mixer: (&str, Box<dyn MixerSpec>) = if falls(i, "attn_layer", (8, 4))? {
+        let period = if falls(i, "attn_layer", (8, 4))? { "full_attention" } else { "mamba" };
+        let mixer: (&str, Box<dyn MixerSpec>) = if source.layer_kind(i, |_| period)? == "full_attention" {
             let mut attention = source.attention(i)?;
             attention.rope = None;
             ("self_attn", Box::new(attention))
@@ -35,7 +52,11 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
             scan.rates = source.rates();
             ("mamba", Box::new(scan))
         };
-        let ffn: Box<dyn FfnSpec> = if config.usize_or("num_experts", 16)? > 1 && falls(i, "expert_layer", (2, 1))? {
+        let sparse = match source.gguf {
+            Some(_) => source.weights.contains(&format!("blk.{i}.ffn_gate_inp.weight")),
+            None => config.usize_or("num_experts", 16)? > 1 && falls(i, "expert_layer", (2, 1))?,
+        };
+        let ffn: Box<dyn FfnSpec> = if sparse {
             let mut experts = moe::Spec::from_config(config)?;
             experts.router.leaf = "router";
             experts.router.normalise = None;

@@ -16,18 +16,17 @@ pub const ENTRY: ArchEntry = ArchEntry {
     aliases: &[],
     about: "LFM2: gated short convolutions and attention",
     plan,
-    gguf: Some(&gguf::Dialect {
-        arch: "lfm2",
-        names: &[
-            ("conv.conv", "shortconv.conv"),
-            ("conv.in_proj", "shortconv.in_proj"),
-            ("conv.out_proj", "shortconv.out_proj"),
-            ("model.norm", "token_embd_norm"),
-        ],
-        interleaved_rows: false,
-        adapt,
-    }),
+    gguf: Some(&gguf::Dialect { arch: "lfm2", names: GGUF_LEAVES, interleaved_rows: false, adapt }),
 };
+
+/// GGUF's words for it.
+pub(super) const GGUF_LEAVES: Leaves = &[
+    ("conv.conv", "shortconv.conv"),
+    ("conv.in_proj", "shortconv.in_proj"),
+    ("conv.out_proj", "shortconv.out_proj"),
+    ("mlp.expert_bias", "exp_probs_b.bias!"),
+    ("model.norm", "token_embd_norm"),
+];
 
 /// LFM2's words.
 const LEAVES: Leaves = &[
@@ -43,9 +42,14 @@ const LEAVES: Leaves = &[
 ];
 
 fn adapt(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
-    gguf::layer_types(map, |heads, _| if heads > 0 { "full_attention" } else { "conv" });
+    words(metadata, map, "lfm2")
+}
+
+/// What GGUF says of LFM2's layers.
+pub(super) fn words(metadata: &Metadata, map: &mut Map<String, Value>, arch: &str) -> Result<()> {
+    gguf::layer_types(map, "conv");
     map.insert("block_auto_adjust_ff_dim".into(), false.into());
-    gguf::counts(metadata, map, "lfm2", &[("shortconv.l_cache", "conv_L_cache")])
+    gguf::counts(metadata, map, arch, &[("shortconv.l_cache", "conv_L_cache")])
 }
 
 fn plan(source: &Source<'_>) -> Result<Plan> {

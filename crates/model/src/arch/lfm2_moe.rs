@@ -1,8 +1,10 @@
 //! LFM2 with experts: LFM2's plan; after some dense layers, sigmoid scores with a bias for the choice.
 
+use reverie_files::gguf::Metadata;
 use reverie_tensor::Score;
+use serde_json::{Map, Value};
 
-use super::{ArchEntry, Source, lfm2};
+use super::{ArchEntry, Source, gguf, lfm2};
 use crate::error::Result;
 use crate::ffn::{moe, swiglu};
 use crate::plan::Plan;
@@ -13,8 +15,13 @@ pub const ENTRY: ArchEntry = ArchEntry {
     aliases: &[],
     about: "LFM2 with experts: gated short convolutions and attention",
     plan,
-    gguf: None,
+    gguf: Some(&gguf::Dialect { arch: "lfm2moe", names: lfm2::GGUF_LEAVES, interleaved_rows: false, adapt }),
 };
+
+fn adapt(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
+    gguf::counts(metadata, map, "lfm2moe", &[("leading_dense_block_count", "num_dense_layers")])?;
+    lfm2::words(metadata, map, "lfm2moe")
+}
 
 fn plan(source: &Source<'_>) -> Result<Plan> {
     let config = &source.config;

@@ -15,21 +15,7 @@ pub const ENTRY: ArchEntry = ArchEntry {
     aliases: &["falcon_mamba"],
     about: "Mamba, Falcon Mamba: selective scans (S6) alone",
     plan,
-    gguf: Some(&gguf::Dialect {
-        arch: "mamba",
-        names: &[
-            ("mixer.A_log", "ssm_a!"),
-            ("mixer.D", "ssm_d!"),
-            ("mixer.conv1d", "ssm_conv1d"),
-            ("mixer.dt_proj", "ssm_dt"),
-            ("mixer.in_proj", "ssm_in"),
-            ("mixer.out_proj", "ssm_out"),
-            ("mixer.x_proj", "ssm_x"),
-            ("norm", "attn_norm"),
-        ],
-        interleaved_rows: false,
-        adapt,
-    }),
+    gguf: Some(&gguf::Dialect { arch: "mamba", names: &[], interleaved_rows: false, adapt }),
 };
 
 fn adapt(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {

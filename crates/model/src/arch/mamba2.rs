@@ -13,21 +13,7 @@ pub const ENTRY: ArchEntry = ArchEntry {
     aliases: &[],
     about: "Mamba-2: linear recurrences (SSD) alone",
     plan,
-    gguf: Some(&gguf::Dialect {
-        arch: "mamba2",
-        names: &[
-            ("mixer.A_log", "ssm_a!"),
-            ("mixer.D", "ssm_d!"),
-            ("mixer.conv1d", "ssm_conv1d"),
-            ("mixer.dt_bias", "ssm_dt.bias!"),
-            ("mixer.in_proj", "ssm_in"),
-            ("mixer.norm", "ssm_norm"),
-            ("mixer.out_proj", "ssm_out"),
-            ("norm", "attn_norm"),
-        ],
-        interleaved_rows: false,
-        adapt,
-    }),
+    gguf: Some(&gguf::Dialect { arch: "mamba2", names: &[], interleaved_rows: false, adapt }),
 };
 
 fn adapt(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {

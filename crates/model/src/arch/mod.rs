@@ -34,6 +34,7 @@ pub mod mixtral;
 pub mod mla;
 pub mod moba;
 pub mod nemotron_h;
+pub mod nemotron_h_moe;
 pub mod nsa;
 pub mod olmo3;
 pub mod olmo_hybrid;
@@ -110,6 +111,7 @@ pub static ARCHS: &[ArchEntry] = &[
     mla::ENTRY,
     moba::ENTRY,
     nemotron_h::ENTRY,
+    nemotron_h_moe::ENTRY,
     nsa::ENTRY,
     olmo3::ENTRY,
     olmo_hybrid::ENTRY,

@@ -4,9 +4,10 @@
 use reverie_tensor::Act;
 use serde_json::Value;
 
-use super::{ArchEntry, Source, glm4_moe};
+use super::{ArchEntry, Source, gguf, glm4_moe};
 use crate::error::{Error, Result};
 use crate::ffn::{glu, moe, relu2};
+use crate::names::Leaves;
 use crate::plan::{NormWeight, Part, Plan};
 
 /// The row.
@@ -15,12 +16,44 @@ pub const ENTRY: ArchEntry = ArchEntry {
     aliases: &[],
     about: "Nemotron-H, Nemotron 3: Mamba-2, attention and squared-ReLU layers, dense or with experts",
     plan,
-    gguf: None,
+    gguf: Some(&gguf::Dialect {
+        arch: "nemotron_h",
+        names: GGUF_LEAVES,
+        interleaved_rows: false,
+        adapt: |metadata, map| gguf::state_space(metadata, map, "nemotron_h"),
+    }),
 };
+
+/// GGUF's words for it.
+pub(super) const GGUF_LEAVES: Leaves = &[
+    ("mixer.down_proj", "ffn_down"),
+    ("mixer.experts.down_proj", "ffn_down_exps"),
+    ("mixer.experts.up_proj", "ffn_up_exps"),
+    ("mixer.gate", "ffn_gate_inp"),
+    ("mixer.gate.e_score_correction_bias", "exp_probs_b.bias!"),
+    ("mixer.k_proj", "attn_k"),
+    ("mixer.o_proj", "attn_output"),
+    ("mixer.q_proj", "attn_q"),
+    ("mixer.shared_experts.down_proj", "ffn_down_shexp"),
+    ("mixer.shared_experts.up_proj", "ffn_up_shexp"),
+    ("mixer.up_proj", "ffn_up"),
+    ("mixer.v_proj", "attn_v"),
+];
+
+/// The kind of a GGUF file's layer, by the tensors it has.
+fn kind_of(source: &Source<'_>, layer: usize) -> String {
+    let has = |leaf: &str| source.weights.contains(&format!("blk.{layer}.{leaf}.weight"));
+    let signs = [("ssm_in", "mamba"), ("attn_q", "attention"), ("ffn_gate_inp", "moe"), ("ffn_up", "mlp")];
+    signs.iter().find(|(leaf, _)| has(leaf)).map_or("", |(_, kind)| kind).to_owned()
+}
 
 /// The layers' kinds: a list of words, or older one letter a layer.
 fn kinds(source: &Source<'_>) -> Result<Vec<String>> {
     let config = &source.config;
+    if source.gguf.is_some() {
+        let n = config.usize("num_hidden_layers")?.min(10_000);
+        return Ok((0..n).map(|i| kind_of(source, i)).collect());
+    }
     if let Some(listed) = config.optional_texts(config.spelling(&["layers_block_type", "layer_types"]))? {
         return Ok(listed.into_iter().map(str::to_owned).collect());
     }
@@ -37,10 +70,12 @@ fn kinds(source: &Source<'_>) -> Result<Vec<String>> {
         .collect()
 }
 
-fn plan(source: &Source<'_>) -> Result<Plan> {
+pub(super) fn plan(source: &Source<'_>) -> Result<Plan> {
     let kinds = kinds(source)?;
-    let fields = [("num_hidden_layers".to_owned(), kinds.len().into()), ("layer_types".to_owned(), Value::Null)];
-    let source = &source.with_fields(fields);
+    // Whatever the config says, transformers uses a head of its own where the checkpoint has one.
+    let fields =
+        [("num_hidden_layers", kinds.len().into()), ("layer_types", Value::Null), ("tie_word_embeddings", Value::Null)];
+    let source = &source.with_fields(fields.map(|(field, value)| (field.to_owned(), value)));
     let config = &source.config;
     if config.has("moe_latent_size") {
         return Err(Error::config("moe_latent_size", "a width", "nothing: experts in a latent space are not computed"));
