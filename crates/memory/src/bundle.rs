@@ -91,6 +91,9 @@ impl Store {
         let written = self.write_export(&part, &header, &order, progress);
         let bytes = written.inspect_err(|_| drop(std::fs::remove_file(&part)))?;
         std::fs::rename(&part, file).map_err(Error::io("create", file))?;
+        if let Some(folder) = file.parent().filter(|p| !p.as_os_str().is_empty()) {
+            self.disk().sync_folder(folder).map_err(Error::io("flush", folder))?;
+        }
         let landing = crate::landing::Landing::Created;
         Ok(Transfer { name, head: commit.hash, landing, commits: manifests.len(), objects: order.len(), bytes })
     }

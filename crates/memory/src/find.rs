@@ -34,7 +34,7 @@ impl Store {
     /// The stored state of this identity that stands deepest along `tokens`; if none can stand, the one that shares most.
     pub fn find(&self, identity: &Identity, tokens: &[u32]) -> Result<Option<Found>> {
         for _ in 0..2 {
-            let Some(point) = self.with_index(&mut |db| index::deepest(db, identity, tokens))? else { return Ok(None) };
+            let Some(point) = self.ask_index(&mut |t| index::deepest(t, identity, tokens))? else { return Ok(None) };
             match self.manifest(&point.manifest) {
                 Ok(manifest) => {
                     let common = manifest.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
@@ -58,7 +58,7 @@ impl Store {
         let mut file = File::open(&path).map_err(Error::io("open", &path))?;
         let meta = file.metadata().map_err(Error::io("examine", &path))?;
         let (key, was) = (path.as_os_str().as_encoded_bytes(), was(&meta));
-        if let Some(hash) = self.with_index(&mut |db| index::remembered(db, key, &was))? {
+        if let Some(hash) = self.ask_index(&mut |t| index::remembered(t, key, &was))? {
             progress(meta.len(), meta.len());
             return Ok(hash);
         }

@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use redb::ReadableDatabase;
+
 use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::index::{self, Broken};
@@ -111,6 +113,18 @@ impl Check<'_> {
         self.report.findings.push(finding);
         // One was pushed just now.
         self.report.findings.last_mut().unwrap_or_else(|| unreachable!())
+    }
+
+    /// True if the object is what its name says. One that came since the objects were walked is looked at now.
+    fn is_whole(&mut self, object: &Hash) -> bool {
+        let whole = self.whole.contains(object) || {
+            let read = self.store.open_object(object);
+            read.and_then(|(mut f, n)| object::decode(object, &mut f, n, &mut |_| {})).is_ok()
+        };
+        if whole {
+            self.whole.insert(*object);
+        }
+        whole
     }
 
     fn repairs(&self) -> bool {
@@ -226,7 +240,7 @@ impl Check<'_> {
         while let Some(hash) = at.take().filter(|h| seen.insert(*h)) {
             let lacks = |what: &str| format!("{who} needs it: {what} of commit {}", hash.short());
             let manifest = match self.store.manifest(&hash) {
-                Ok(manifest) if self.whole.contains(&hash) => manifest,
+                Ok(manifest) if self.is_whole(&hash) => manifest,
                 _ => {
                     let repairs = self.repairs();
                     let detail = match child {
@@ -247,7 +261,7 @@ impl Check<'_> {
                 parts.chain(manifest.snapshots.iter().map(|s| (format!("the snapshot at {}", s.position), &s.object)));
             let parts = parts.chain(manifest.logits.iter().map(|o| ("the logits".to_owned(), o)));
             for (part, object) in parts {
-                if !self.whole.contains(object) {
+                if !self.is_whole(object) {
                     self.find(FindingKind::Missing, format!("object {object}"), lacks(&part));
                 }
             }
@@ -277,7 +291,7 @@ impl Check<'_> {
     fn all_found(&self, db: &redb::Database) -> Result<(), Broken> {
         for named in self.store.refs().unwrap_or_default() {
             let Ok(manifest) = self.store.manifest(&named.head) else { continue };
-            let point = index::deepest(db, &manifest.identity, &manifest.tokens)?;
+            let point = index::deepest(&db.begin_read()?, &manifest.identity, &manifest.tokens)?;
             if point.map_or(0, |p| p.common) != manifest.tokens.len() {
                 return Err(Broken(format!("the state '{}' is not in it", named.name)));
             }

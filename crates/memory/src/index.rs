@@ -5,7 +5,7 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
 
 use crate::error::{Error, Result};
 use crate::hash::{Hash, seal};
@@ -158,8 +158,11 @@ fn insert_one(points: &mut Open<'_>, shapes: &mut Open<'_>, hash: &Hash, manifes
 }
 
 /// The point at which the deepest state stands along `tokens`, or the one that goes along furthest if none stands.
-pub(crate) fn deepest(db: &Database, identity: &Identity, tokens: &[u32]) -> Result<Option<Point>, Broken> {
-    let transaction = db.begin_read()?;
+pub(crate) fn deepest(
+    transaction: &ReadTransaction,
+    identity: &Identity,
+    tokens: &[u32],
+) -> Result<Option<Point>, Broken> {
     let (points, shapes) = (transaction.open_table(POINTS)?, transaction.open_table(SHAPES)?);
     let name = identity_hash(identity)?;
     let mut best: Option<Point> = None;
@@ -185,6 +188,16 @@ fn walk(
     loop {
         let rest = tokens.get(at..).unwrap_or_default();
         let page = rest.get(..page_tokens).unwrap_or(rest);
+        // The whole page: nothing else below this chain can be deeper.
+        if page.len() == page_tokens
+            && let key = key(&chain, ANYWHERE, page)
+            && let Some(row) = points.get(key.as_slice())?
+        {
+            let manifest = to_hash(open(POINTS.name(), &key, row.value())?)?;
+            (chain, at) = (extend(&chain, page), at + page_tokens);
+            better(best, Point { manifest, stands: at, common: at });
+            continue;
+        }
         let mut longest = 0;
         for mark in [ANYWHERE, PASSES] {
             for (_, along, manifest) in
@@ -241,8 +254,7 @@ fn along(row: (Guard<'_>, Guard<'_>), page: &[u32]) -> Result<Row, Broken> {
 }
 
 /// What a remembered file was, and its hash.
-pub(crate) fn remembered(db: &Database, path: &[u8], was: &[u8]) -> Result<Option<Hash>, Broken> {
-    let transaction = db.begin_read()?;
+pub(crate) fn remembered(transaction: &ReadTransaction, path: &[u8], was: &[u8]) -> Result<Option<Hash>, Broken> {
     let table = transaction.open_table(FILES)?;
     let Some(row) = table.get(path)? else { return Ok(None) };
     let value = open(FILES.name(), path, row.value())?;
@@ -319,6 +331,22 @@ impl Store {
             self.build_index(Why::Missing)?;
         }
         self.try_index(FILE, f).map_err(|Broken(why)| self.index_error(why))
+    }
+
+    /// Asks the index something. Those who only ask need not wait for each other; what cannot be asked so is asked as
+    /// [`with_index`](Store::with_index) does.
+    pub(crate) fn ask_index<T>(&self, f: &mut dyn FnMut(&ReadTransaction) -> Result<T, Broken>) -> Result<T> {
+        {
+            let _lock = self.lock_file("index.lock", Hold::Shared, "another process is at the index")?;
+            let ask = || -> Result<T, Broken> {
+                let db = Database::builder().set_cache_size(CACHE_BYTES).open_read_only(self.path(FILE))?;
+                f(&db.begin_read()?)
+            };
+            if let Ok(Ok(answer)) = catch_unwind(AssertUnwindSafe(ask)) {
+                return Ok(answer);
+            }
+        }
+        self.with_index(&mut |db| f(&db.begin_read()?))
     }
 
     fn index_error(&self, why: String) -> Error {
