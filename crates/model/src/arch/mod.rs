@@ -27,6 +27,7 @@ pub mod lfm2_moe;
 pub mod llama;
 pub mod mamba;
 pub mod mamba2;
+pub mod minimax;
 pub mod minimax_m2;
 pub mod ministral3;
 pub mod mistral;
@@ -43,8 +44,10 @@ pub mod phi3;
 pub mod qwen2;
 pub mod qwen2_moe;
 pub mod qwen3;
+pub mod qwen3_5_moe_text;
 pub mod qwen3_5_text;
 pub mod qwen3_moe;
+pub mod qwen3_next;
 pub mod recurrent_gemma;
 pub mod retnet;
 pub mod rwkv;
@@ -104,6 +107,7 @@ pub static ARCHS: &[ArchEntry] = &[
     llama::ENTRY,
     mamba::ENTRY,
     mamba2::ENTRY,
+    minimax::ENTRY,
     minimax_m2::ENTRY,
     ministral3::ENTRY,
     mistral::ENTRY,
@@ -120,8 +124,10 @@ pub static ARCHS: &[ArchEntry] = &[
     qwen2::ENTRY,
     qwen2_moe::ENTRY,
     qwen3::ENTRY,
+    qwen3_5_moe_text::ENTRY,
     qwen3_5_text::ENTRY,
     qwen3_moe::ENTRY,
+    qwen3_next::ENTRY,
     recurrent_gemma::ENTRY,
     retnet::ENTRY,
     rwkv::ENTRY,

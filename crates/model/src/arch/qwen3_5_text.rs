@@ -1,10 +1,10 @@
 //! Qwen3.5 (and 3.6), dense text model: three gated delta layers, then one gated attention layer; norms stored minus one.
 
-use super::{ArchEntry, Source, gguf};
-use crate::error::{Error, Result};
+use super::{ArchEntry, Source, gguf, qwen3_next};
+use crate::error::Result;
 use crate::ffn::swiglu;
 use crate::mixer::delta;
-use crate::plan::{MixerSpec, NormWeight, Plan};
+use crate::plan::Plan;
 
 /// The row.
 pub const ENTRY: ArchEntry = ArchEntry {
@@ -32,25 +32,6 @@ pub const ENTRY: ArchEntry = ArchEntry {
 };
 
 fn plan(source: &Source<'_>) -> Result<Plan> {
-    let norm = NormWeight::MinusOne;
-    let interval = source.config.optional_usize("full_attention_interval")?.unwrap_or(4).max(1);
-    source.decoder(ENTRY.name, norm, |i| {
-        let kind =
-            source.layer_kind(i, |i| if (i + 1) % interval == 0 { "full_attention" } else { "linear_attention" })?;
-        let mixer: (&str, Box<dyn MixerSpec>) = match kind.as_str() {
-            "linear_attention" => {
-                let mut delta = delta::Spec::gated(&source.config)?;
-                delta.stored = if source.gguf.is_some() { delta::Stored::Ggml } else { delta::Stored::Joint };
-                ("linear_attn", Box::new(delta))
-            }
-            "full_attention" => {
-                let mut attention = source.attention(i)?;
-                attention.qk_norm = Some((source.eps()?, source.norm_weight(norm)));
-                attention.output_gate = true;
-                ("self_attn", Box::new(attention))
-            }
-            other => return Err(Error::config("layer_types", other, "linear_attention or full_attention")),
-        };
-        source.pre_norm(norm, mixer, (swiglu::ENTRY.spec)(&source.config, i)?)
-    })
+    let ffn = |i: usize| (swiglu::ENTRY.spec)(&source.config, i);
+    qwen3_next::decoder(source, ENTRY.name, delta::Stored::Joint, ffn)
 }

@@ -89,13 +89,7 @@ impl Spec {
                 format!("a factor that makes a width, with {multiple} from 1 to 65536"),
             ));
         }
-        Ok(Spec {
-            kind: "swiglu",
-            inner: (inner as usize).next_multiple_of(of),
-            act: Act::Silu,
-            shape: Shape::Gated,
-            gate_factor: 1.0,
-        })
+        Ok(Spec::new("swiglu", (inner as usize).next_multiple_of(of), Act::Silu, Shape::Gated))
     }
 
     /// SwiGLU in flash-linear-attention's field names: without `intermediate_size`, two thirds of `hidden_ratio` widths, rounded up
@@ -116,7 +110,7 @@ impl Spec {
         if inner == 0 {
             return Err(Error::config("intermediate_size", inner, "a positive width"));
         }
-        Ok(Spec { kind: "swiglu", inner, act: Act::Silu, shape: Shape::Gated, gate_factor: 1.0 })
+        Ok(Spec::new("swiglu", inner, Act::Silu, Shape::Gated))
     }
 }
 

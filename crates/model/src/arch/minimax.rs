@@ -1,0 +1,57 @@
+//! MiniMax-01: lightning attention and softmax attention, a mixture in every layer. Residuals start at the norm, and are weighted:
+//! x ← α n + β part(n) with n = norm(x).
+
+use super::{ArchEntry, Source};
+use crate::error::{Error, Result};
+use crate::ffn::moe;
+use crate::mixer::lightning;
+use crate::plan::{Block, MixerSpec, NormSpec, NormWeight, Part, Plan};
+use crate::rewrite::affine;
+
+/// The row.
+pub const ENTRY: ArchEntry = ArchEntry {
+    name: "minimax",
+    aliases: &[],
+    about: "MiniMax-01: lightning and softmax attention, mixture of experts",
+    plan,
+    gguf: None,
+};
+
+fn plan(source: &Source<'_>) -> Result<Plan> {
+    let config = &source.config;
+    let eps = source.eps()?;
+    let factor = |name: &str, part: &str| -> Result<f32> {
+        let field = format!("{part}_{name}_factor");
+        match config.f64_or(&field, 1.0)? {
+            f if f.is_finite() && f != 0.0 => Ok(f as f32),
+            f => Err(Error::config(field, f, "a finite factor that is not 0")),
+        }
+    };
+    // α (x + β/α part(x)), the norm ahead.
+    let weighted = |norm: &str, (scope, kind): (&str, &str), part: Part| -> Result<[Block; 3]> {
+        let (alpha, beta) = (factor("alpha", kind)?, factor("beta", kind)?);
+        let rewrite =
+            |factor: f32, pre: Option<NormSpec>| Block::new("", pre, Part::Rewrite(Box::new(affine::Spec { factor })));
+        let first = rewrite(1.0, Some(NormSpec::rms(norm, eps, NormWeight::Plain)));
+        Ok([first, Block { scale: beta / alpha, ..Block::new(scope, None, part) }, rewrite(alpha, None)])
+    };
+    let mut plan = source.decoder(ENTRY.name, NormWeight::Plain, |i| {
+        let kind = source.layer_kind(i, |i| if i % 2 == 0 { "full_attention" } else { "linear_attention" })?;
+        let (kind, mixer): (&str, Box<dyn MixerSpec>) = match kind.as_str() {
+            "linear_attention" => ("linear_attn", Box::new(lightning::spec(config, i)?)),
+            "full_attention" => {
+                let mut attention = source.attention(i)?;
+                attention.window = config.optional_usize("sliding_window")?;
+                ("full_attn", Box::new(attention))
+            }
+            other => return Err(Error::config("layer_types", other, "linear_attention or full_attention")),
+        };
+        let mut experts = moe::Spec::from_config(config)?;
+        experts.router.normalise = Some(0.0);
+        let [a, b, c] = weighted("input_layernorm", ("self_attn", kind), Part::Mixer(mixer))?;
+        let [d, e, f] = weighted("post_attention_layernorm", ("mlp", "mlp"), Part::Ffn(Box::new(experts)))?;
+        Ok(vec![a, b, c, d, e, f])
+    })?;
+    plan.names = plan.names.with_leaves(&[("mlp", "block_sparse_moe")]);
+    Ok(plan)
+}

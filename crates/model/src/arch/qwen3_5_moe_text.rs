@@ -1,0 +1,19 @@
+//! Qwen3.5 (and 3.6) with experts: Qwen3.5's layers, Qwen3-Next's mixture.
+
+use super::{ArchEntry, Source, qwen3_next};
+use crate::error::Result;
+use crate::mixer::delta;
+use crate::plan::Plan;
+
+/// The row.
+pub const ENTRY: ArchEntry = ArchEntry {
+    name: "qwen3_5_moe_text",
+    aliases: &["qwen3_5_moe"],
+    about: "Qwen3.5, Qwen3.6 with a mixture of experts",
+    plan,
+    gguf: None,
+};
+
+fn plan(source: &Source<'_>) -> Result<Plan> {
+    qwen3_next::decoder(source, ENTRY.name, delta::Stored::Joint, |i| qwen3_next::experts(source, i))
+}
