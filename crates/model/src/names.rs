@@ -53,6 +53,7 @@ static TOPS: &[Top] = &[
     Top { embed: "embeddings", norm: "norm", layers: "layers" },
     Top { embed: "embeddings", norm: "ln_out", layers: "blocks" },
     Top { embed: "embeddings", norm: "out_norm", layers: "blocks" },
+    Top { embed: "word_embeddings", norm: "norm", layers: "layers" },
 ];
 
 /// GGUF leaves that mean the same in every family.
@@ -180,7 +181,11 @@ fn gguf(name: &str, own: &[(&str, &str)]) -> String {
     let Some((layer, leaf)) = stem.strip_prefix("model.layers.").and_then(|r| r.split_once('.')) else {
         return name.to_owned();
     };
-    match own.iter().chain(COMMON).find(|(hf, _)| *hf == leaf) {
+    // A pair may name a leaf with its suffix ("w_lora.lora.2.bias"), where the file has made a tensor of its own of it.
+    let suffixed = format!("{leaf}{suffix}");
+    let fits = |hf: &str| hf == leaf || hf == suffixed;
+    let exact = own.iter().find(|(hf, _)| *hf == suffixed);
+    match exact.or_else(|| own.iter().chain(COMMON).find(|(hf, _)| fits(hf))) {
         // A GGUF leaf that brings its own suffix ("ssm_a", "ssm_dt.bias") ends the name.
         Some((_, g)) if g.ends_with('!') => format!("blk.{layer}.{}", g.trim_end_matches('!')),
         Some((_, g)) => format!("blk.{layer}.{g}{suffix}"),

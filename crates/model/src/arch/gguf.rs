@@ -211,3 +211,13 @@ pub fn qwen35(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
     }
     Ok(())
 }
+
+/// RWKV-7: heads, and the epsilon of its layer norms. The norm of the removal key is not the fused one.
+pub fn rwkv7(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
+    map.insert("head_dim".into(), metadata.usize("rwkv7.wkv.head_size")?.into());
+    if let Some(eps) = metadata.optional_f64("rwkv7.attention.layer_norm_epsilon")? {
+        map.insert("norm_eps".into(), json!(eps));
+    }
+    map.insert("fuse_norm".into(), false.into());
+    Ok(())
+}

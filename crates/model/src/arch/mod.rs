@@ -1,6 +1,7 @@
 //! The architectures: a config becomes a plan. One short file a family, no arithmetic in any. This file holds the rows and the
 //! scaffold that decoders share.
 
+pub mod bailing_hybrid;
 pub mod bamba;
 pub mod deepseek_v2;
 pub mod deepseek_v3;
@@ -22,6 +23,7 @@ pub mod gsa;
 pub mod hgrn2;
 pub mod jamba;
 pub mod kda;
+pub mod kimi_linear;
 pub mod lfm2;
 pub mod lfm2_moe;
 pub mod llama;
@@ -83,6 +85,7 @@ pub struct ArchEntry {
 
 /// All architectures, by name.
 pub static ARCHS: &[ArchEntry] = &[
+    bailing_hybrid::ENTRY,
     bamba::ENTRY,
     deepseek_v2::ENTRY,
     deepseek_v3::ENTRY,
@@ -102,6 +105,7 @@ pub static ARCHS: &[ArchEntry] = &[
     hgrn2::ENTRY,
     jamba::ENTRY,
     kda::ENTRY,
+    kimi_linear::ENTRY,
     lfm2::ENTRY,
     lfm2_moe::ENTRY,
     llama::ENTRY,
@@ -185,6 +189,31 @@ impl<'a> Source<'a> {
         let owner = kinds[..first].iter().rposition(|kind| *kind == kinds[layer]);
         let expected = || format!("so few that an earlier layer is '{}' as layer {layer} is", kinds[layer]);
         owner.map(Some).ok_or_else(|| Error::config("num_kv_shared_layers", shared, expected()))
+    }
+
+    /// With fields (first of each pair) that this config spells otherwise (second).
+    #[must_use]
+    pub fn renamed(&self, pairs: &[(&str, &str)]) -> Source<'a> {
+        self.joined(&self.config, pairs)
+    }
+
+    /// With fields (first of each pair) that another section has under another name (second), where this one lacks them.
+    #[must_use]
+    pub fn joined(&self, other: &ModelConfig, pairs: &[(&str, &str)]) -> Source<'a> {
+        let mut fields = self.config.fields().clone();
+        for (ours, theirs) in pairs {
+            if let (false, Some(value)) = (self.config.has(ours), other.get(theirs)) {
+                fields.insert((*ours).to_owned(), value.clone());
+            }
+        }
+        Source { config: ModelConfig::new(self.config.path(), fields), weights: self.weights, gguf: self.gguf }
+    }
+
+    /// With a count that the config may leave out.
+    #[must_use]
+    pub fn with_default(&self, field: &str, count: usize) -> Source<'a> {
+        let fields = [(field.to_owned(), count.into())].into_iter().collect();
+        self.joined(&ModelConfig::new(self.config.path(), fields), &[(field, field)])
     }
 
     /// The meaning of a stored norm weight: the GGUF converter has already added the one.

@@ -3,10 +3,11 @@
 //! prefill and decode alike. Knows no cache scheme.
 
 use reverie_files::ModelConfig;
+use reverie_tensor::formula::input;
 use reverie_tensor::quant::{Plain, Rows, Turned};
 use reverie_tensor::{
     AttendSpec, Backend, Choice, ChooseSpec, Class, DType, Group, Input, Keep, KvSegment, KvSpec, KvTarget, Latent,
-    Norm, Rope, RopeLayout, Tensor, Weight,
+    Norm, Operand, Rope, RopeLayout, Tensor, Weight,
 };
 
 use super::{Mixer, MixerEntry, Step, Stream};
@@ -47,6 +48,8 @@ pub struct Spec {
     pub rope: Option<Rope>,
     /// Of the norms of the latents.
     pub eps: f32,
+    /// A projection to one number a head, whose σ multiplies the head's result.
+    pub head_gate: Option<&'static str>,
     /// Chooses the tokens that a row sees.
     pub indexer: Option<Indexer>,
 }
@@ -90,6 +93,7 @@ impl Spec {
             rope: Some(Rope { layout, ..rope::from_config(config, rope_dim)? }),
             eps: 1e-6,
             indexer: None,
+            head_gate: None,
         })
     }
 
@@ -204,6 +208,7 @@ impl MixerSpec for Spec {
             into,
             out_of,
             o: b.linear("o_proj", b.width(), self.n_heads * self.v_dim)?,
+            head_gate: self.head_gate.map(|leaf| b.linear(leaf, self.n_heads, b.width())).transpose()?,
             rope: self.rope.clone(),
             attend: AttendSpec {
                 n_heads: self.n_heads,
@@ -233,6 +238,7 @@ struct Mla {
     out_of: Vec<Weight>,
     o: Linear,
     index: Option<Index>,
+    head_gate: Option<Linear>,
     rope: Option<Rope>,
     /// The page dtype stands in the state's pages and is put in at each step.
     attend: AttendSpec,
@@ -347,7 +353,12 @@ impl Mixer for Mla {
             None => None,
         };
         let y = be.attend(&q, &segments, &AttendSpec { kv, keep, ..self.attend.clone() })?;
-        let y = by_head(be, y, &self.out_of)?;
+        let mut y = by_head(be, y, &self.out_of)?;
+        if let Some(gate) = &self.head_gate {
+            let [g] = project(be, stream.input(), [gate])?;
+            let gated = input(0) * input(1).sigmoid();
+            y = be.pointwise(y.dims(), &[Operand::Each(&y), Operand::Stretch(&g)], &gated)?;
+        }
         stream.close(be, &self.o, Input::Plain(&y))
     }
 }
