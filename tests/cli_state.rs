@@ -238,4 +238,8 @@ fn states_travel_through_a_bucket_over_the_wire() {
     let third = folder.path().join("third").display().to_string();
     let spoilt = with_bucket(&bucket, &store, &["pull", url, "--store", &third]);
     assert!(String::from_utf8_lossy(&spoilt.stderr).contains("damaged"), "{}", String::from_utf8_lossy(&spoilt.stderr));
+    // Whoever has it whole can heal the place.
+    assert_eq!(go(&["push", "trip", url, "--again"])["result"], "up to date");
+    go(&["push", "lib/book", url, "--again"]);
+    assert_eq!(go(&["pull", url, "--store", &third]).as_array().map(Vec::len), Some(2));
 }

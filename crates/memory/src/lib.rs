@@ -46,7 +46,7 @@ pub use history::{Commit, History, RefInfo, TagInfo};
 pub use landing::{Landing, Progress, Transfer};
 pub use manifest::{Identity, MANIFEST_VERSION, MAX_MANIFEST_BYTES, Manifest, Snapshot, Turn};
 pub use name::{MAX_NAME, check_name};
-pub use remote::Remote;
+pub use remote::{Remote, Send};
 pub use serde_json::Value;
 pub use stats::Stats;
 pub use store::Store;

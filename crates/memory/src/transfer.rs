@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::landing::{Arrival, Landing, Progress, Transfer, prove, prove_manifest};
 use crate::name::check_name;
-use crate::remote::Remote;
+use crate::remote::{Remote, Send};
 use crate::store::{Hold, Store};
 
 /// Most commits that are taken from elsewhere in one go.
@@ -36,15 +36,16 @@ impl Store {
             objects: moved.done,
             bytes: moved.bytes,
         };
-        if there.as_ref().is_some_and(|h| h.hash == head) {
+        let same = there.as_ref().is_some_and(|h| h.hash == head);
+        if same && remote.send == Send::Missing {
             return Ok(done(Landing::UpToDate, 0, Progress::default()));
         }
         let mut chain = Vec::new();
         let mut forward = there.is_none();
         for step in self.history(head) {
             let step = step?;
-            if there.as_ref().is_some_and(|h| h.hash == step.0) {
-                forward = true;
+            forward |= there.as_ref().is_some_and(|h| h.hash == step.0);
+            if forward && there.is_some() && remote.send == Send::Missing {
                 break;
             }
             chain.push(step);
@@ -66,6 +67,9 @@ impl Store {
             place.mark_shallow(last)?;
         }
         self.put_missing(remote, &manifests, &mut moved, progress)?;
+        if same {
+            return Ok(done(Landing::UpToDate, chain.len(), moved));
+        }
         place.point(to, there.as_ref(), &head)?;
         Ok(done(if there.is_some() { Landing::Forwarded } else { Landing::Created }, chain.len(), moved))
     }
@@ -87,7 +91,7 @@ impl Store {
             let there = remote.place.sizes(objects)?;
             Ok(lengths.iter().filter(|(o, n)| there.get(o) != Some(n)).map(|(o, _)| *o).collect())
         };
-        let missing = lacking()?;
+        let missing = if remote.send == Send::All { objects.to_vec() } else { lacking()? };
         moved.total += missing.len();
         remote.place.put(&missing, &|object| self.object_file(object), &mut |_, bytes| {
             moved.done += 1;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use indicatif::ProgressBar;
-use reverie::rooms::memory::{Depth, Progress, Remote, Store, Transfer};
+use reverie::rooms::memory::{Depth, Progress, Remote, Send, Store, Transfer};
 use serde_json::{Value, json};
 
 use super::Out;
@@ -41,6 +41,9 @@ pub(super) struct PushArgs {
     /// Under this name there
     #[arg(long = "as", value_name = "NAME")]
     to: Option<String>,
+    /// Send everything, also what seems to be there: heals a place whose content was damaged
+    #[arg(long)]
+    again: bool,
 }
 
 /// Arguments of `pull`.
@@ -72,7 +75,8 @@ pub(super) fn import(store: &Store, args: &ImportArgs, out: Out) -> anyhow::Resu
 }
 
 pub(super) fn push(store: &Store, args: &PushArgs, out: Out) -> anyhow::Result<()> {
-    let remote = Remote::open(&args.url)?;
+    let send = if args.again { Send::All } else { Send::Missing };
+    let remote = Remote::open(&args.url)?.sending(send);
     let done = with_bar(|hear| Ok(store.push(&args.name, &remote, args.to.as_deref(), hear)?))?;
     out.say(told(&done), || people(&done))
 }

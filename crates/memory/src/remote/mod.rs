@@ -19,7 +19,7 @@ pub(crate) type Source<'a> = dyn Fn(&Hash) -> Result<Vec<u8>> + 'a;
 pub(crate) type Heard<'a> = dyn FnMut(&Hash, u64) + 'a;
 
 /// What a place elsewhere can do.
-pub(crate) trait Place: Send + Sync + Debug {
+pub(crate) trait Place: std::marker::Send + Sync + Debug {
     /// Lengths of the files of those objects that are there.
     fn sizes(&self, objects: &[Hash]) -> Result<HashMap<Hash, u64>>;
     /// Puts the files of objects.
@@ -61,6 +61,17 @@ pub(crate) struct Version {
 pub struct Remote {
     pub(crate) url: String,
     pub(crate) place: Box<dyn Place>,
+    pub(crate) send: Send,
+}
+
+/// Which objects a push sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Send {
+    /// Those that are not there with the length they have here.
+    #[default]
+    Missing,
+    /// All of the state's: heals a place that kept the length and lost the content.
+    All,
 }
 
 impl Remote {
@@ -84,13 +95,22 @@ impl Remote {
                 return Err(Error::refused("the URL of a place", found, "file://, s3://, gs://, az://, or a path"));
             }
         };
-        Ok(Remote { url: url.to_owned(), place })
+        Ok(Remote { url: url.to_owned(), place, send: Send::Missing })
     }
 
     /// A place in an object store of the caller's, below `prefix`. `url` is what messages call it.
     #[cfg(feature = "cloud")]
     pub fn over(store: std::sync::Arc<dyn object_store::ObjectStore>, prefix: &str, url: &str) -> Result<Remote> {
-        Ok(Remote { url: url.to_owned(), place: Box::new(cloud::Cloud::over(store, prefix, url)?) })
+        Ok(Remote {
+            url: url.to_owned(),
+            place: Box::new(cloud::Cloud::over(store, prefix, url)?),
+            send: Send::Missing,
+        })
+    }
+
+    /// The same place, where a push sends `send`.
+    pub fn sending(self, send: Send) -> Remote {
+        Remote { send, ..self }
     }
 
     /// All names at the place.
