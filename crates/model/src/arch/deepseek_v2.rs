@@ -1,6 +1,6 @@
 //! DeepSeek-V2 and V2-Lite: latent attention, softmax scores over groups ranked by their best expert, shared experts.
 
-use super::{ArchEntry, Source};
+use super::{ArchEntry, Source, deepseek_v3, gguf};
 use crate::error::{Error, Result};
 use crate::ffn::moe;
 use crate::mixer::mla;
@@ -13,11 +13,30 @@ pub const ENTRY: ArchEntry = ArchEntry {
     aliases: &[],
     about: "DeepSeek-V2, V2-Lite: latent attention, mixture of experts",
     plan,
-    gguf: None,
+    gguf: Some(&gguf::Dialect {
+        arch: "deepseek2",
+        names: &[
+            ("self_attn.k_b_proj", "attn_k_b"),
+            ("self_attn.kv_a_layernorm", "attn_kv_a_norm"),
+            ("self_attn.kv_a_proj_with_mqa", "attn_kv_a_mqa"),
+            ("self_attn.kv_b_proj", "attn_kv_b"),
+            ("self_attn.q_a_layernorm", "attn_q_a_norm"),
+            ("self_attn.q_a_proj", "attn_q_a"),
+            ("self_attn.q_b_proj", "attn_q_b"),
+            ("self_attn.v_b_proj", "attn_v_b"),
+        ],
+        interleaved_rows: false,
+        adapt: gguf::deepseek2,
+    }),
 };
 
 fn plan(source: &Source<'_>) -> Result<Plan> {
     let config = &source.config;
+    // GGUF has one word for this family and the next, which alone has biases for the choice.
+    let last = config.usize("num_hidden_layers")?.saturating_sub(1);
+    if source.gguf.is_some() && source.weights.contains(&format!("blk.{last}.exp_probs_b.bias")) {
+        return deepseek_v3::plan(source);
+    }
     source.decoder(ENTRY.name, NormWeight::Plain, |i| {
         let mut experts = moe::Spec::from_config(config)?.with_shared_experts(config)?;
         match config.optional_text("topk_method")?.unwrap_or("greedy") {

@@ -14,7 +14,7 @@ pub const ENTRY: ArchEntry = ArchEntry {
     gguf: None,
 };
 
-fn plan(source: &Source<'_>) -> Result<Plan> {
+pub(super) fn plan(source: &Source<'_>) -> Result<Plan> {
     source.decoder(ENTRY.name, NormWeight::Plain, |i| {
         let attention = mla::Spec::from_config(&source.config)?;
         let ffn = glm4_moe::sigmoid_experts(source)?.or_dense(&source.config, i)?;

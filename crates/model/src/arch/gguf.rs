@@ -37,8 +37,11 @@ const WORDS: &[(&str, &str)] = &[
     ("expert_feed_forward_length", "moe_intermediate_size"),
     ("expert_group_count", "n_group"),
     ("expert_group_used_count", "topk_group"),
+    ("expert_shared_count", "n_shared_experts"),
+    ("expert_shared_feed_forward_length", "shared_expert_intermediate_size"),
     ("expert_used_count", "num_experts_per_tok"),
     ("feed_forward_length", "intermediate_size"),
+    ("leading_dense_block_count", "first_k_dense_replace"),
 ];
 
 /// The config of a GGUF file.
@@ -166,6 +169,57 @@ pub fn numbers(metadata: &Metadata, map: &mut Map<String, Value>, pairs: &[(&str
         if let Some(value) = metadata.optional_f64(key)? {
             map.insert((*field).into(), json!(value));
         }
+    }
+    Ok(())
+}
+
+/// Mixtures whose weights always sum to one, which their files do not say.
+pub fn normalised(_: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
+    map.insert("norm_topk_prob".into(), true.into());
+    Ok(())
+}
+
+/// gpt-oss: the ramp of its YaRN is not rounded to whole pairs.
+pub fn gpt_oss(_: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
+    if let Some(Value::Object(scaling)) = map.get_mut("rope_scaling") {
+        scaling.insert("truncate".into(), false.into());
+    }
+    Ok(())
+}
+
+/// DeepSeek-V2 and V3: the widths of latent attention.
+pub fn deepseek2(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
+    let key = |leaf: &str| format!("deepseek2.{leaf}");
+    let rotated = metadata.usize(&key("rope.dimension_count"))?;
+    let head = match metadata.optional_usize(&key("attention.key_length_mla"))? {
+        Some(head) => head,
+        None => metadata.usize(&key("attention.key_length"))?,
+    };
+    let value = match metadata.optional_usize(&key("attention.value_length_mla"))? {
+        Some(value) => value,
+        None => metadata.usize(&key("attention.value_length"))?,
+    };
+    if rotated >= head {
+        return Err(Error::config(key("rope.dimension_count"), rotated, format!("below a head's {head}")));
+    }
+    map.insert("qk_nope_head_dim".into(), (head - rotated).into());
+    map.insert("qk_rope_head_dim".into(), rotated.into());
+    map.insert("v_head_dim".into(), value.into());
+    map.insert("kv_lora_rank".into(), metadata.usize(&key("attention.kv_lora_rank"))?.into());
+    if let Some(rank) = metadata.optional_usize(&key("attention.q_lora_rank"))? {
+        map.insert("q_lora_rank".into(), rank.into());
+    }
+    if metadata.optional_usize(&key("expert_group_count"))?.is_some_and(|n| n > 1) {
+        map.insert("topk_method".into(), "group_limited_greedy".into());
+    }
+    // The whole of the rotated part is rotated.
+    map.remove("partial_rotary_factor");
+    if let (Some(Value::Object(scaling)), Some(m)) =
+        (map.get_mut("rope_scaling"), metadata.optional_f64(&key("rope.scaling.yarn_log_multiplier"))?)
+    {
+        // The file has a tenth of it.
+        scaling.insert("mscale".into(), json!(10.0 * m));
+        scaling.insert("mscale_all_dim".into(), json!(10.0 * m));
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! GLM-4.5 and its kin: partly rotated attention, sigmoid scores with a bias for the choice, shared experts; the first layers are dense.
 
-use super::{ArchEntry, Source};
+use super::{ArchEntry, Source, gguf};
 use crate::error::Result;
 use crate::ffn::moe;
 use crate::plan::{NormWeight, Plan};
@@ -12,14 +12,22 @@ pub const ENTRY: ArchEntry = ArchEntry {
     aliases: &[],
     about: "GLM-4.5, 4.6: mixture of experts with shared ones, sigmoid scores",
     plan,
-    gguf: None,
+    gguf: Some(&gguf::Dialect {
+        arch: "glm4moe",
+        names: &[("post_attention_layernorm", "post_attention_norm")],
+        interleaved_rows: false,
+        adapt: gguf::as_is,
+    }),
 };
 
 fn plan(source: &Source<'_>) -> Result<Plan> {
     source.decoder(ENTRY.name, NormWeight::Plain, |i| {
         let mut attention = source.attention(i)?;
-        attention.qk_norm =
-            source.config.optional_bool("use_qk_norm")?.unwrap_or(false).then_some((source.eps()?, NormWeight::Plain));
+        let normed = match source.config.optional_bool("use_qk_norm")? {
+            Some(normed) => normed,
+            None => source.weights.contains("blk.0.attn_q_norm.weight"),
+        };
+        attention.qk_norm = normed.then_some((source.eps()?, NormWeight::Plain));
         attention.o_bias = false;
         let ffn = sigmoid_experts(source)?.or_dense(&source.config, i)?;
         source.pre_norm(NormWeight::Plain, ("self_attn", Box::new(attention)), ffn)

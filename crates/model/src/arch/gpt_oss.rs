@@ -1,6 +1,6 @@
 //! gpt-oss: sliding and full layers in turn, biases and sinks, a mixture of experts with clamped SwiGLU and biases.
 
-use super::{ArchEntry, Source};
+use super::{ArchEntry, Source, gguf};
 use crate::error::Result;
 use crate::ffn::moe::{self, Fused};
 use crate::plan::{NormWeight, Plan};
@@ -12,7 +12,12 @@ pub const ENTRY: ArchEntry = ArchEntry {
     aliases: &[],
     about: "gpt-oss: sinks, sliding and full layers, mixture of experts with clamped SwiGLU",
     plan,
-    gguf: None,
+    gguf: Some(&gguf::Dialect {
+        arch: "gpt-oss",
+        names: &[("post_attention_layernorm", "post_attention_norm")],
+        interleaved_rows: false,
+        adapt: gguf::gpt_oss,
+    }),
 };
 
 fn plan(source: &Source<'_>) -> Result<Plan> {

@@ -1,6 +1,6 @@
 //! Llama 2, 3, 3.1 and what follows their plan: pre-norm, grouped queries, SwiGLU.
 
-use super::{ArchEntry, Source, gguf};
+use super::{ArchEntry, Source, gguf, mixtral};
 use crate::error::Result;
 use crate::ffn::swiglu;
 use crate::plan::{NormWeight, Plan};
@@ -16,7 +16,11 @@ pub const ENTRY: ArchEntry = ArchEntry {
 
 fn plan(source: &Source<'_>) -> Result<Plan> {
     source.decoder(ENTRY.name, NormWeight::Plain, |i| {
-        let ffn = (swiglu::ENTRY.spec)(&source.config, i)?;
+        // GGUF has no word of its own for Mixtral.
+        let ffn = match source.gguf.is_some() && source.config.has("num_experts") {
+            true => mixtral::experts(source)?,
+            false => (swiglu::ENTRY.spec)(&source.config, i)?,
+        };
         source.pre_norm(NormWeight::Plain, ("self_attn", Box::new(source.attention(i)?)), ffn)
     })
 }

@@ -1,6 +1,6 @@
 //! MiniMax M2: partly rotated attention with norms over all heads at once, sigmoid scores with a bias for the choice.
 
-use super::{ArchEntry, Source};
+use super::{ArchEntry, Source, gguf};
 use crate::error::Result;
 use crate::ffn::moe;
 use crate::plan::{NormWeight, Plan};
@@ -12,7 +12,7 @@ pub const ENTRY: ArchEntry = ArchEntry {
     aliases: &[],
     about: "MiniMax M2: mixture of experts, sigmoid scores with a bias",
     plan,
-    gguf: None,
+    gguf: Some(&gguf::Dialect { arch: "minimax-m2", names: &[], interleaved_rows: false, adapt: gguf::as_is }),
 };
 
 fn plan(source: &Source<'_>) -> Result<Plan> {

@@ -3,7 +3,7 @@
 use super::{ArchEntry, Source};
 use crate::error::Result;
 use crate::ffn::moe;
-use crate::plan::{NormWeight, Plan};
+use crate::plan::{FfnSpec, NormWeight, Plan};
 
 /// The row.
 pub const ENTRY: ArchEntry =
@@ -13,10 +13,15 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
     let mut plan = source.decoder(ENTRY.name, NormWeight::Plain, |i| {
         let mut attention = source.attention(i)?;
         attention.window = source.config.optional_usize("sliding_window")?;
-        let mut experts = moe::Spec::from_config(&source.config)?;
-        experts.router.normalise = Some(0.0);
-        source.pre_norm(NormWeight::Plain, ("self_attn", Box::new(attention)), Box::new(experts))
+        source.pre_norm(NormWeight::Plain, ("self_attn", Box::new(attention)), experts(source)?)
     })?;
     plan.names = plan.names.with_leaves(&[("mlp", "block_sparse_moe")]);
     Ok(plan)
+}
+
+/// Its mixture.
+pub(super) fn experts(source: &Source<'_>) -> Result<Box<dyn FfnSpec>> {
+    let mut experts = moe::Spec::from_config(&source.config)?;
+    experts.router.normalise = Some(0.0);
+    Ok(Box::new(experts))
 }

@@ -1,6 +1,6 @@
 //! OLMoE: norms over all heads of q and k at once, a mixture of experts in every layer.
 
-use super::{ArchEntry, Source};
+use super::{ArchEntry, Source, gguf};
 use crate::error::{Error, Result};
 use crate::ffn::moe;
 use crate::plan::{NormWeight, Plan};
@@ -11,7 +11,7 @@ pub const ENTRY: ArchEntry = ArchEntry {
     aliases: &[],
     about: "OLMoE: mixture of experts, flat norms on q and k",
     plan,
-    gguf: None,
+    gguf: Some(&gguf::Dialect { arch: "olmoe", names: &[], interleaved_rows: false, adapt: gguf::as_is }),
 };
 
 fn plan(source: &Source<'_>) -> Result<Plan> {

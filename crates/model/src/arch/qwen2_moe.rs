@@ -1,6 +1,6 @@
 //! Qwen1.5 and Qwen2 with experts: Qwen2's attention, and a shared expert behind a gate of its own beside the chosen ones.
 
-use super::{ArchEntry, Source};
+use super::{ArchEntry, Source, gguf};
 use crate::error::Result;
 use crate::ffn::{glu, moe};
 use crate::plan::{NormWeight, Plan};
@@ -11,7 +11,7 @@ pub const ENTRY: ArchEntry = ArchEntry {
     aliases: &[],
     about: "Qwen2-MoE: mixture of experts with a gated shared one",
     plan,
-    gguf: None,
+    gguf: Some(&gguf::Dialect { arch: "qwen2moe", names: &[], interleaved_rows: false, adapt: gguf::as_is }),
 };
 
 fn plan(source: &Source<'_>) -> Result<Plan> {

@@ -1,6 +1,6 @@
 //! Qwen3 with experts: Qwen3's attention, a mixture without a shared expert.
 
-use super::{ArchEntry, Source};
+use super::{ArchEntry, Source, gguf};
 use crate::error::Result;
 use crate::ffn::moe;
 use crate::plan::{NormWeight, Plan};
@@ -11,7 +11,7 @@ pub const ENTRY: ArchEntry = ArchEntry {
     aliases: &[],
     about: "Qwen3-MoE: Qwen3 with a mixture of experts",
     plan,
-    gguf: None,
+    gguf: Some(&gguf::Dialect { arch: "qwen3moe", names: &[], interleaved_rows: false, adapt: gguf::normalised }),
 };
 
 fn plan(source: &Source<'_>) -> Result<Plan> {

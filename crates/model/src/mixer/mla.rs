@@ -141,6 +141,17 @@ impl Spec {
     /// `[v_dim, kv_rank]` that carries its result out.
     fn heads(&self, b: &Build<'_>) -> Result<(Vec<Weight>, Vec<Weight>)> {
         let (rank, nope, v, h) = (self.kv_rank, self.nope_dim, self.v_dim, self.n_heads);
+        if b.has("k_b_proj.weight") {
+            // GGUF stores both as they are used.
+            let each = |leaf: &str, n: usize, k: usize| -> Result<Vec<Weight>> {
+                let one = |i: usize| {
+                    let rows = Rows::range(b.matrix(leaf, h * n, k)?, i * n..(i + 1) * n)?;
+                    b.pack(&rows, None)
+                };
+                (0..h).map(one).collect()
+            };
+            return Ok((each("k_b_proj", rank, nope)?, each("v_b_proj", v, rank)?));
+        }
         let all = || b.matrix("kv_b_proj", h * (nope + v), rank);
         let (mut into, mut out) = (Vec::with_capacity(h), Vec::with_capacity(h));
         for first in (0..h).map(|i| i * (nope + v)) {
