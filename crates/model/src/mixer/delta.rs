@@ -7,7 +7,7 @@ use reverie_tensor::formula::input;
 use reverie_tensor::{Act, Decay, Formula, HeadOrder, Operand, Read, Recurrence, RecurrenceSpec, Rule, Tensor};
 
 use super::closing::{Closing, ClosingSpec, Gate, Over};
-use super::qkv::{Leaves, Narrow, Qkv, QkvSpec};
+use super::qkv::{ByHead, Leaves, Narrow, Qkv, QkvSpec};
 use super::{Mixer, Step, Stream};
 use crate::Build;
 use crate::error::{Error, Result};
@@ -130,26 +130,18 @@ impl Spec {
         [k, k, self.n_v_heads * self.v_dim]
     }
 
-    /// Rows of `in_proj_qkvz` (per key head: q, k, its values, their gates) that are q, k, v, and those that are z.
-    fn by_key_head(&self) -> (Vec<usize>, Vec<usize>) {
-        let per = self.n_v_heads / self.n_k_heads * self.v_dim;
-        let stretch = 2 * self.k_dim + 2 * per;
-        let rows =
-            |at: usize, n: usize| (0..self.n_k_heads).flat_map(move |g| (0..n).map(move |i| g * stretch + at + i));
-        let qkv = rows(0, self.k_dim).chain(rows(self.k_dim, self.k_dim)).chain(rows(2 * self.k_dim, per));
-        (qkv.collect(), rows(2 * self.k_dim + per, per).collect())
+    /// Rows of `in_proj_qkvz`: per key head q, k, its values, their gates; with the place of the gates.
+    fn by_key_head(&self) -> (ByHead, (usize, usize)) {
+        let (k, per) = (self.k_dim, self.n_v_heads / self.n_k_heads * self.v_dim);
+        let parts = [(0, k), (k, k), (2 * k, per)];
+        (ByHead { heads: self.n_k_heads, stretch: 2 * k + 2 * per, parts }, (2 * k + per, per))
     }
 
     fn qkv(&self) -> QkvSpec {
         let widths = self.widths();
-        let all = widths.iter().sum();
         let leaves = match self.stored {
-            Stored::Joint | Stored::Ggml => {
-                Leaves::Joint { leaf: "in_proj_qkv", stored: all, rows: (0..all).collect() }
-            }
-            Stored::ByKeyHead => {
-                Leaves::Joint { leaf: "in_proj_qkvz", stored: all + widths[2], rows: self.by_key_head().0 }
-            }
+            Stored::Joint | Stored::Ggml => Leaves::Joint("in_proj_qkv"),
+            Stored::ByKeyHead => Leaves::ByHead("in_proj_qkvz", self.by_key_head().0),
             Stored::Apart => Leaves::Apart(["q_proj", "k_proj", "v_proj"]),
         };
         QkvSpec { widths, kernel: self.kernel, acts: [self.act, self.act, Some(Act::Silu)], leaves }
@@ -221,12 +213,13 @@ impl MixerSpec for Spec {
                 let log = b.values("A_log", heads)?;
                 let sign = if matches!(self.decay, Forget::Bounded(_)) { 1.0 } else { -1.0 };
                 let rate = |h: usize| if self.stored == Stored::Ggml { log[h] } else { sign * log[h].exp() };
+                let dt_bias = b.vector("dt_bias", n)?;
                 let rates: Vec<f32> = (0..n).map(|i| rate(i / per_head)).collect();
                 let formula = match self.decay {
                     Forget::Bounded(bound) => (((input(0) + input(1)) * input(2)).sigmoid() * bound).exp(),
                     _ => ((input(0) + input(1)).softplus() * input(2)).exp(),
                 };
-                Some(Forgetting { project, rate: b.upload(&rates, &[n])?, dt_bias: b.vector("dt_bias", n)?, formula })
+                Some(Forgetting { project, rate: b.upload(&rates, &[n])?, dt_bias, formula })
             }
         };
         let gate = match (self.gate, self.stored) {
@@ -236,8 +229,8 @@ impl MixerSpec for Spec {
                 Some(Narrow::build(b, "g_proj", &pairs, v_width)?)
             }
             (_, Stored::ByKeyHead) => {
-                let stored = self.widths().iter().sum::<usize>() + v_width;
-                Some(Narrow::from(b.linear_rows("in_proj_qkvz", stored, b.width(), self.by_key_head().1)?))
+                let (heads, gates) = self.by_key_head();
+                Some(Narrow::from(heads.pick(b, "in_proj_qkvz", &[gates])?))
             }
             _ => Some(Narrow::from(b.linear("in_proj_z", v_width, b.width())?)),
         };

@@ -6,7 +6,7 @@ use reverie_tensor::Act;
 
 use super::closing::{ClosingSpec, Gate, Over};
 use super::decayed::{Fade, Spec};
-use super::qkv::{Leaves, QkvSpec};
+use super::qkv::{ByHead, Leaves, QkvSpec};
 use super::{MixerEntry, delta};
 use crate::error::{Error, Result};
 use crate::state::StateKind;
@@ -38,8 +38,6 @@ pub fn spec(config: &ModelConfig, layer: usize) -> Result<Spec> {
     let layers = config.usize("num_hidden_layers")?;
     let depth = 1.0 - layer as f32 / (layers as f32 - 1.0 + 1e-5) + 1e-5;
     let base = 1.0 / (8.0 / heads as f32).exp2();
-    // Rows of `qkv_proj`: head by head its q, k and v.
-    let part = |p: usize| (0..heads).flat_map(move |h| (0..dim).map(move |i| (3 * h + p) * dim + i));
     Ok(Spec {
         kind: ENTRY.name,
         n_heads: heads,
@@ -50,11 +48,10 @@ pub fn spec(config: &ModelConfig, layer: usize) -> Result<Spec> {
             widths: [heads * dim; 3],
             kernel: None,
             acts: [Some(Act::Silu); 3],
-            leaves: Leaves::Joint {
-                leaf: "qkv_proj",
-                stored: 3 * heads * dim,
-                rows: part(0).chain(part(1)).chain(part(2)).collect(),
-            },
+            leaves: Leaves::ByHead(
+                "qkv_proj",
+                ByHead { heads, stretch: 3 * dim, parts: [(0, dim), (dim, dim), (2 * dim, dim)] },
+            ),
         },
         rope: None,
         q_scale: 1.0,

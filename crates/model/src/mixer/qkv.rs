@@ -26,17 +26,40 @@ pub struct QkvSpec {
 /// The tensors of queries, keys and values.
 #[derive(Clone, Debug)]
 pub enum Leaves {
-    /// One projection of q, k and v; `rows` picks theirs, in that order, out of this many. One convolution, `conv1d`.
-    Joint {
-        /// The projection.
-        leaf: &'static str,
-        /// Rows that it has.
-        stored: usize,
-        /// Those of q, k and v.
-        rows: Vec<usize>,
-    },
+    /// One projection of q, k and v, in this order; one convolution, `conv1d`.
+    Joint(&'static str),
+    /// One projection whose rows lie head by head; no other rows are q's, k's or v's. One convolution, `conv1d`.
+    ByHead(&'static str, ByHead),
     /// Three projections ("q_proj"), three convolutions ("q_conv1d") or one over all channels ("conv1d").
     Apart([&'static str; 3]),
+}
+
+/// Rows that lie head by head.
+#[derive(Clone, Copy, Debug)]
+pub struct ByHead {
+    /// Heads.
+    pub heads: usize,
+    /// Rows of a head.
+    pub stretch: usize,
+    /// First row and number of rows of a head's q, k and v.
+    pub parts: [(usize, usize); 3],
+}
+
+impl ByHead {
+    /// `n` rows of every head, from its row `at` on, as a projection. The tensor's shape is known to be right before any list of rows
+    /// is made.
+    pub fn pick(&self, b: &Build<'_>, leaf: &str, parts: &[(usize, usize)]) -> Result<Linear> {
+        let (stored, name) = (self.heads * self.stretch, format!("{leaf}.weight"));
+        let found = b.rows_of(&name)?;
+        if found != stored {
+            let found = format!("{found} rows");
+            return Err(Error::TensorShape { name: b.name(&name), found, expected: format!("{stored} rows") });
+        }
+        let rows = |&(at, n): &(usize, usize)| {
+            (0..self.heads).flat_map(move |h| (0..n).map(move |i| h * self.stretch + at + i))
+        };
+        b.linear_rows(leaf, stored, b.width(), parts.iter().flat_map(rows).collect())
+    }
 }
 
 impl QkvSpec {
@@ -48,7 +71,7 @@ impl QkvSpec {
     /// Widths of what goes through one convolution each.
     fn lines(&self) -> Vec<usize> {
         match self.leaves {
-            Leaves::Joint { .. } => vec![self.channels()],
+            Leaves::Joint(_) | Leaves::ByHead(..) => vec![self.channels()],
             Leaves::Apart(_) => self.widths.to_vec(),
         }
     }
@@ -63,10 +86,8 @@ impl QkvSpec {
     pub fn build(&self, b: &Build<'_>) -> Result<Qkv> {
         let width = b.width();
         let linears = match &self.leaves {
-            Leaves::Joint { leaf, stored, rows } if rows.iter().enumerate().all(|(i, &r)| i == r) => {
-                vec![b.linear(leaf, *stored, width)?]
-            }
-            Leaves::Joint { leaf, stored, rows } => vec![b.linear_rows(leaf, *stored, width, rows.clone())?],
+            Leaves::Joint(leaf) => vec![b.linear(leaf, self.channels(), width)?],
+            Leaves::ByHead(leaf, heads) => vec![heads.pick(b, leaf, &heads.parts)?],
             Leaves::Apart(leaves) => {
                 leaves.iter().zip(self.widths).map(|(leaf, n)| b.linear(leaf, n, width)).collect::<Result<_>>()?
             }
