@@ -103,7 +103,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         let kv =
             engine.model().state_specs().iter().map(|s| s.bytes_per_token(engine.cache().dtype)).sum::<usize>() as u64;
         let fixed = engine.model().state_specs().iter().map(|s| s.fixed_bytes()).sum::<usize>() as u64;
-        let read = weights_bytes + kv * (depth as u64 + args.tg as u64 / 2) + fixed;
+        // A recurrent state is read and written.
+        let read = weights_bytes + kv * (depth as u64 + args.tg as u64 / 2) + 2 * fixed;
         rows.extend(Row::of("pp", args.pp, depth, &pp, None, bandwidth));
         rows.extend(Row::of("tg", args.tg, depth, &tg, Some(read), bandwidth));
     }

@@ -258,7 +258,11 @@ impl<'a> Build<'a> {
         (channels, kernel): (usize, usize),
         factor: impl Fn(usize) -> f32,
     ) -> Result<Tensor> {
-        let mut rows = self.conv_rows(leaf, kernel)?;
+        let name = self.name(leaf);
+        let mut rows = match self.weights.shape(&name) {
+            Some(_) => self.conv_rows(leaf, kernel)?,
+            None => self.weights.vector(&name, channels * kernel)?,
+        };
         if rows.len() != channels * kernel {
             return Err(Error::TensorShape {
                 name: self.name(leaf),

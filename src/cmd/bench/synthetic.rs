@@ -28,6 +28,17 @@ fn shape(name: &str) -> Option<Value> {
             "full_attention_interval": 4, "linear_num_key_heads": 16, "linear_num_value_heads": 16,
             "linear_key_head_dim": 128, "linear_value_head_dim": 128, "linear_conv_kernel_dim": 4,
         })),
+        "mamba2-370m" => Some(json!({
+            "model_type": "mamba2", "hidden_size": 1024, "num_hidden_layers": 48, "num_heads": 32, "head_dim": 64,
+            "state_size": 128, "n_groups": 1, "conv_kernel": 4, "expand": 2, "vocab_size": 50_288,
+            "layer_norm_epsilon": 1e-5, "tie_word_embeddings": true,
+        })),
+        "lfm2-350m" => Some(json!({
+            "model_type": "lfm2", "hidden_size": 1024, "block_ff_dim": 6656, "num_hidden_layers": 16,
+            "num_attention_heads": 16, "num_key_value_heads": 8, "conv_L_cache": 3, "vocab_size": 65_536,
+            "max_position_embeddings": 128_000, "norm_eps": 1e-5, "rope_theta": 1e6, "tie_word_embeddings": true,
+            "full_attn_idxs": [2, 5, 8, 10, 12, 14],
+        })),
         _ => None,
     }
 }
@@ -42,7 +53,7 @@ impl Store {
     /// A shape and a format, by name; the error says what there is.
     pub fn new(name: &str, format: &str) -> Result<Store, String> {
         let config = shape(name).ok_or_else(|| {
-            format!("--synthetic: found '{name}', expected qwen3-0.6b, qwen3-1.7b, qwen3-4b or qwen3.5-0.8b")
+            format!("--synthetic: found '{name}', expected lfm2-350m, mamba2-370m, qwen3-0.6b, qwen3-1.7b, qwen3-4b or qwen3.5-0.8b")
         })?;
         Ok(Store { config, form: form(format)? })
     }

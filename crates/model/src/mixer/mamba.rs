@@ -106,8 +106,10 @@ impl Spec {
 
 /// Channels of a Mamba layer: `mamba_d_ssm`, or the width times `expand`, cut to a whole number.
 pub fn inner_width(config: &ModelConfig) -> Result<usize> {
-    if let Some(n) = config.optional_usize("mamba_d_ssm")?.filter(|n| *n > 0 && *n <= 1 << 20) {
-        return Ok(n);
+    match config.optional_usize("mamba_d_ssm")? {
+        Some(n) if n > 0 && n <= 1 << 20 => return Ok(n),
+        Some(n) => return Err(Error::config("mamba_d_ssm", n, "1 to 1048576")),
+        None => {}
     }
     let field = config.spelling(&["expand", "mamba_expand"]);
     let (expand, width) = (config.f64_or(field, 2.0)?, config.usize("hidden_size")?);

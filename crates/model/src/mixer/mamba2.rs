@@ -101,6 +101,11 @@ impl Spec {
         if head_dim == 0 || !n_heads.is_multiple_of(n_groups) {
             return Err(Error::config(groups, n_groups, format!("a divisor of {heads} = {n_heads}, heads of a width")));
         }
+        let states = count(&["mamba_d_state", "ssm_state_size", "state_size"], 128)?;
+        if n_heads * head_dim > 1 << 20 || n_groups * states > 1 << 20 {
+            let found = format!("{n_heads} heads of {head_dim}, {n_groups} groups of {states}");
+            return Err(Error::config(heads, found, "at most 1048576 channels, and as many key values"));
+        }
         let act = config.optional_text(config.spelling(&["mamba_hidden_act", "hidden_act"]))?.unwrap_or("silu");
         let eps = config.optional_f64(config.spelling(&["rms_norm_eps", "layer_norm_epsilon"]))?.unwrap_or(1e-5) as f32;
         if act != "silu" && act != "swish" && config.has("mamba_hidden_act") {
@@ -110,7 +115,7 @@ impl Spec {
             n_heads,
             head_dim,
             n_groups,
-            states: count(&["mamba_d_state", "ssm_state_size", "state_size"], 128)?,
+            states,
             kernel: count(&["mamba_d_conv", "conv_kernel"], 4)?,
             conv_bias: flag(&["mamba_conv_bias", "use_conv_bias"], true)?,
             proj_bias: flag(&["use_bias", "mamba_proj_bias", "add_bias_linear"], false)?,
