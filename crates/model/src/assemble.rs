@@ -279,9 +279,11 @@ impl<'a> Build<'a> {
         self.norm_times(spec, dim, 1.0)
     }
 
-    /// A norm over `dim` whose stored factors are multiplied by `factor`.
+    /// A norm over `dim` whose stored factors, in a tensor with or without `.weight`, are multiplied by `factor`.
     pub fn norm_times(&self, spec: &NormSpec, dim: usize, factor: f32) -> Result<Norm> {
-        let mut values = self.values(&format!("{}.weight", spec.name), dim)?;
+        let named = format!("{}.weight", spec.name);
+        let bare = !self.has(&named) && self.has(&spec.name);
+        let mut values = self.values(if bare { &spec.name } else { &named }, dim)?;
         if spec.weight == NormWeight::MinusOne {
             values.iter_mut().for_each(|v| *v += 1.0);
         }

@@ -101,6 +101,11 @@ impl Block {
     pub fn new(scope: impl Into<String>, pre: Option<NormSpec>, part: Part) -> Block {
         Block { scope: scope.into(), pre, part, post: None, scale: 1.0 }
     }
+
+    /// A part that takes the place of the stream.
+    pub fn rewrite(scope: impl Into<String>, spec: Box<dyn RewriteSpec>) -> Block {
+        Block::new(scope, None, Part::Rewrite(spec))
+    }
 }
 
 /// The blocks of one layer, in order.
@@ -110,6 +115,13 @@ pub struct Layer {
     pub prefix: String,
     /// Usually a mixer and a feed-forward.
     pub blocks: Vec<Block>,
+}
+
+impl Layer {
+    /// Rewrites alone, of tensors at `prefix`.
+    pub fn of_rewrites(prefix: &str, specs: Vec<Box<dyn RewriteSpec>>) -> Layer {
+        Layer { prefix: prefix.to_owned(), blocks: specs.into_iter().map(|s| Block::rewrite("", s)).collect() }
+    }
 }
 
 /// Where the logits come from.

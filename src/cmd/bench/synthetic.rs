@@ -90,7 +90,8 @@ fn form(name: &str) -> Result<Form, String> {
 
 impl TensorStore for Store {
     fn contains(&self, name: &str) -> bool {
-        name.ends_with(".weight") && name != "lm_head.weight" || name == "model.embed_tokens.weight"
+        let stacked = ["lm_head.weight", "gate_up_proj.weight", "qkv_proj.weight"];
+        name.ends_with(".weight") && !stacked.iter().any(|s| name.ends_with(s))
     }
     fn shape(&self, _name: &str) -> Option<Vec<usize>> {
         None

@@ -1,14 +1,15 @@
 //! Gemma 4, text, in all its forms: sliding layers and full ones with wider heads (whose keys may be their values), norms on queries,
-//! keys and values, and, by the config, per-layer embeddings, late layers that read earlier keys and values, and double-wide
-//! feed-forwards.
+//! keys and values, and, by the config, per-layer embeddings, late layers that read earlier keys and values, double-wide
+//! feed-forwards, and experts beside the dense feed-forward.
 
 use serde_json::{Value, json};
 
 use super::{ArchEntry, Source};
 use crate::error::{Error, Result};
-use crate::ffn::{geglu, glu, per_layer};
+use crate::ffn::branches::{self, Branch};
+use crate::ffn::{geglu, glu, moe, per_layer};
 use crate::mixer::full_attention;
-use crate::plan::{Block, FfnSpec, Layer, NormSpec, NormWeight, Part, Plan};
+use crate::plan::{Block, Layer, NormSpec, NormWeight, Part, Plan};
 use crate::rewrite::{layer_scalar, per_layer_inputs};
 use crate::rope;
 
@@ -16,7 +17,7 @@ use crate::rope;
 pub const ENTRY: ArchEntry = ArchEntry {
     name: "gemma4_text",
     aliases: &["gemma4", "gemma4_unified", "gemma4_unified_text"],
-    about: "Gemma 4, text: dense and E2B/E4B forms, per-layer embeddings, shared keys and values",
+    about: "Gemma 4, text: dense, E2B/E4B and A4B forms, per-layer embeddings, shared keys and values",
     plan,
     gguf: None,
 };
@@ -53,36 +54,47 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
         if attention.reads.is_some() && config.flag("use_double_wide_mlp")? {
             mlp.inner *= 2;
         }
-        let mlp: Box<dyn FfnSpec> = Box::new(mlp);
         let (around, about) = ("post_attention_layernorm", "post_feedforward_layernorm");
         let mut blocks = vec![
             block("self_attn", Part::Mixer(Box::new(attention)), (Some("input_layernorm"), around))?,
-            block("mlp", Part::Ffn(mlp), (Some("pre_feedforward_layernorm"), about))?,
+            match config.flag("enable_moe_block")? {
+                true => block("", Part::Ffn(Box::new(beside(source, mlp)?)), (None, about))?,
+                false => block("mlp", Part::Ffn(Box::new(mlp)), (Some("pre_feedforward_layernorm"), about))?,
+            },
         ];
         if input_width.is_some() {
             let own = (per_layer::ENTRY.spec)(config, i)?;
             blocks.push(block("", Part::Ffn(own), (None, "post_per_layer_input_norm"))?);
         }
-        blocks.push(Block::new("", None, Part::Rewrite(Box::new(layer_scalar::Spec))));
+        blocks.push(Block::rewrite("", Box::new(layer_scalar::Spec)));
         Ok(blocks)
     })?;
     if let Some(width) = input_width {
-        plan.before = Some(per_layer_inputs(source, width)?);
+        let inputs = per_layer_inputs::Spec::from_config(config, width)?;
+        plan.before = Some(Layer::of_rewrites("model", vec![Box::new(inputs)]));
     }
     plan.embed_scale = (plan.width as f32).sqrt();
     plan.head.softcap = config.optional_f64("final_logit_softcapping")?.map(|c| c as f32);
     Ok(plan)
 }
 
-/// The rewrite that makes every layer's input.
-pub(super) fn per_layer_inputs(source: &Source<'_>, width: usize) -> Result<Layer> {
-    let spec = per_layer_inputs::Spec {
-        vocab: source.config.usize("vocab_size_per_layer_input")?,
-        layers: source.config.usize("num_hidden_layers")?,
-        width,
-        norm: NormSpec::rms("per_layer_projection_norm", source.eps()?, NormWeight::Plain),
+/// The dense feed-forward and the experts, whose router has a norm of its own.
+fn beside(source: &Source<'_>, mlp: glu::Spec) -> Result<branches::Spec> {
+    let norm = |name: &str| -> Result<NormSpec> { Ok(NormSpec::rms(name, source.eps()?, NormWeight::Plain)) };
+    let active = source.config.get("top_k_experts").cloned().unwrap_or_default();
+    let source = source.with_fields([("num_experts_per_tok".to_owned(), active)]);
+    let mut experts = moe::Spec::from_config(&source.config)?;
+    experts.act = mlp.act;
+    experts.router.leaf = "router.proj";
+    experts.router.norm = Some((norm("router.scale")?, (source.config.usize("hidden_size")? as f32).powf(-0.5)));
+    experts.router.normalise = Some(0.0);
+    experts.router.per_expert = Some("router.per_expert_scale");
+    let branch = |scope, pre: &str, ffn, post: &str| -> Result<Branch> {
+        Ok(Branch { scope, pre: Some(norm(pre)?), ffn, post: Some(norm(post)?) })
     };
-    Ok(Layer { prefix: "model".into(), blocks: vec![Block::new("", None, Part::Rewrite(Box::new(spec)))] })
+    let dense = branch("mlp", "pre_feedforward_layernorm", Box::new(mlp), "post_feedforward_layernorm_1")?;
+    let sparse = branch("", "pre_feedforward_layernorm_2", Box::new(experts), "post_feedforward_layernorm_2")?;
+    Ok(branches::Spec { kind: "geglu+moe", branches: vec![dense, sparse] })
 }
 
 fn attention(source: &Source<'_>, kinds: &[String], i: usize) -> Result<full_attention::Spec> {

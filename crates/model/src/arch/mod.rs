@@ -12,6 +12,7 @@ pub mod flash;
 pub mod gated_deltanet;
 pub mod gemma2;
 pub mod gemma3_text;
+pub mod gemma3n_text;
 pub mod gemma4_text;
 pub mod gguf;
 pub mod gla;
@@ -95,6 +96,7 @@ pub static ARCHS: &[ArchEntry] = &[
     gated_deltanet::ENTRY,
     gemma2::ENTRY,
     gemma3_text::ENTRY,
+    gemma3n_text::ENTRY,
     gemma4_text::ENTRY,
     gla::ENTRY,
     glm4_moe::ENTRY,

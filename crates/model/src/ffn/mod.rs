@@ -1,10 +1,12 @@
 //! The feed-forwards: what works on each token alone. One file a row.
 
+pub mod branches;
 pub mod geglu;
 pub mod glu;
 pub mod moe;
 pub mod per_layer;
 pub mod relu2;
+pub mod sparse_geglu;
 pub mod swiglu;
 
 use reverie_files::ModelConfig;
@@ -25,7 +27,8 @@ pub struct FfnEntry {
 }
 
 /// All feed-forwards, by name.
-pub static FFNS: &[FfnEntry] = &[geglu::ENTRY, moe::ENTRY, per_layer::ENTRY, relu2::ENTRY, swiglu::ENTRY];
+pub static FFNS: &[FfnEntry] =
+    &[geglu::ENTRY, moe::ENTRY, per_layer::ENTRY, relu2::ENTRY, sparse_geglu::ENTRY, swiglu::ENTRY];
 
 /// A feed-forward with its weights.
 pub trait Ffn: Send + Sync {

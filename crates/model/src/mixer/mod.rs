@@ -122,17 +122,27 @@ impl Step<'_> {
 /// Values that one part of a step leaves for parts of later layers (a first layer's values, the embedding), by name. Gone when
 /// the step ends: what must live longer is state.
 #[derive(Default)]
-pub struct Carry(RefCell<BTreeMap<&'static str, Tensor>>);
+pub struct Carry(RefCell<BTreeMap<&'static str, Vec<Tensor>>>);
 
 impl Carry {
     /// Leaves `x` under `name`, in place of what was there.
     pub fn put(&self, name: &'static str, x: Tensor) {
-        self.0.borrow_mut().insert(name, x);
+        self.put_all(name, vec![x]);
+    }
+
+    /// Leaves several tensors under one name, in place of what was there.
+    pub fn put_all(&self, name: &'static str, xs: Vec<Tensor>) {
+        self.0.borrow_mut().insert(name, xs);
     }
 
     /// What was left under `name`.
     pub fn get(&self, name: &str) -> Option<Tensor> {
-        self.0.borrow().get(name).cloned()
+        self.0.borrow().get(name).and_then(|xs| xs.first()).cloned()
+    }
+
+    /// Takes all that was left under `name`.
+    pub fn take_all(&self, name: &str) -> Vec<Tensor> {
+        self.0.borrow_mut().remove(name).unwrap_or_default()
     }
 }
 

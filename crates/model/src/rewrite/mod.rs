@@ -2,7 +2,9 @@
 //! will look up. Each token alone. One file a kind.
 
 pub mod affine;
+pub mod altup;
 pub mod keep_embedding;
+pub mod laurel;
 pub mod layer_scalar;
 pub mod per_layer_inputs;
 

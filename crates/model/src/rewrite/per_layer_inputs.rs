@@ -2,6 +2,7 @@
 //! projected from its embedding. Leaves the stream as it is, and the vectors in the step's carry. Reference: transformers'
 //! modeling_gemma4.py, `project_per_layer_inputs`.
 
+use reverie_files::ModelConfig;
 use reverie_tensor::backend::Map;
 use reverie_tensor::{Input, Norm, Tensor, Weight};
 
@@ -10,7 +11,7 @@ use crate::Build;
 use crate::error::{Error, Result};
 use crate::linear::{Linear, project};
 use crate::mixer::Step;
-use crate::plan::NormSpec;
+use crate::plan::{NormSpec, NormWeight};
 
 /// Where the vectors wait: `[T · layers, width]`, those of one token side by side.
 pub const CARRY: &str = "per_layer_inputs";
@@ -26,6 +27,19 @@ pub struct Spec {
     pub width: usize,
     /// `per_layer_projection_norm`.
     pub norm: NormSpec,
+}
+
+impl Spec {
+    /// Of `width` for every layer of the config.
+    pub fn from_config(config: &ModelConfig, width: usize) -> Result<Spec> {
+        let eps = config.f64_or("rms_norm_eps", 1e-6)? as f32;
+        Ok(Spec {
+            vocab: config.usize("vocab_size_per_layer_input")?,
+            layers: config.usize("num_hidden_layers")?,
+            width,
+            norm: NormSpec::rms("per_layer_projection_norm", eps, NormWeight::Plain),
+        })
+    }
 }
 
 impl RewriteSpec for Spec {
