@@ -5,7 +5,9 @@ mod cli;
 mod cli_state;
 mod fixtures;
 mod laws;
+mod newcomers;
 #[allow(dead_code)]
 #[path = "../crates/files/tests/hub/stand_in.rs"]
 mod stand_in;
+mod synthetic;
 mod tidy;

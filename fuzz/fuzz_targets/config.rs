@@ -36,8 +36,9 @@ fn none(name: &str) -> Error {
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let Ok(config) = ModelConfig::parse(Path::new("config.json"), text) else { return };
-    for arch in Registries::builtin().archs() {
-        if let Ok(source) = Source::hugging_face(&config, &Nothing) {
+    let registries = Registries::builtin();
+    for arch in registries.archs() {
+        if let Ok(source) = Source::hugging_face(&config, &Nothing, &registries) {
             let _ = (arch.plan)(&source);
         }
     }

@@ -160,7 +160,7 @@ fn synthetic_engine(args: &Args, shape: &str) -> anyhow::Result<Arc<Engine>> {
     let loader = args.load.loader()?;
     let config = store.config();
     let arch = loader.registries.arch(config.text("model_type")?)?;
-    let plan = (arch.plan)(&Source::hugging_face(&config, &store)?)?;
+    let plan = (arch.plan)(&Source::hugging_face(&config, &store, &loader.registries)?)?;
     let numerics = if args.load.exact { Numerics::Exact } else { Numerics::Int8 };
     let backend = backends::open(BackendSpec { threads: args.load.threads, numerics: Some(numerics), isa: None })?;
     let bar = progress_bar(0, "making weights [{bar:30}] {pos}/{len} layers");

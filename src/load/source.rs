@@ -13,13 +13,13 @@ pub fn plan(checkpoint: &Checkpoint, registries: &Registries) -> Result<Plan> {
     match &checkpoint.origin {
         Origin::Folder { config, .. } => {
             let arch = registries.arch(config.text("model_type")?)?;
-            Ok((arch.plan)(&Source::hugging_face(config, weights)?)?)
+            Ok((arch.plan)(&Source::hugging_face(config, weights, registries)?)?)
         }
         Origin::Gguf { metadata } => {
             let arch = registries.arch_of_gguf(metadata.text("general.architecture")?)?;
             let Some(dialect) = arch.gguf else { unreachable!("found by its dialect") };
             let config = gguf::config(metadata, weights, dialect)?;
-            Ok((arch.plan)(&Source { config, weights, gguf: Some(dialect) })?)
+            Ok((arch.plan)(&Source { config, weights, gguf: Some(dialect), registries })?)
         }
     }
 }

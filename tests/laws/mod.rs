@@ -1,9 +1,18 @@
 //! The laws, each over every fixture there is.
 
 mod budget;
+mod composed;
 mod oracle;
 mod pack;
 mod pocket;
 mod prefix;
 mod same_bits;
 mod sleep;
+
+pub use same_bits::Subject;
+
+/// Every law that a checkpoint without a reference can be held to.
+pub fn every_law(subject: &Subject) {
+    same_bits::every_law(subject);
+    budget::forecast_holds(&subject.path, &subject.registries);
+}

@@ -9,6 +9,10 @@ use crate::weights::Weights;
 pub trait TensorStore: Sync {
     /// True if there is a tensor of this name.
     fn contains(&self, name: &str) -> bool;
+    /// All names, in order; none from a store that makes up what it is asked for.
+    fn names(&self) -> Vec<&str> {
+        Vec::new()
+    }
     /// Its extents, outermost first, if there is one.
     fn shape(&self, name: &str) -> Option<Vec<usize>>;
     /// A weight matrix of a known shape: anything else is refused.
@@ -22,6 +26,9 @@ pub trait TensorStore: Sync {
 impl TensorStore for Weights {
     fn contains(&self, name: &str) -> bool {
         Weights::contains(self, name)
+    }
+    fn names(&self) -> Vec<&str> {
+        Weights::names(self).collect()
     }
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
         self.view(name).ok().map(|v| v.shape.to_vec())

@@ -53,6 +53,10 @@ pub trait MixerSpec: Debug + Send + Sync {
     fn kind(&self) -> &'static str;
     /// What it keeps between tokens.
     fn state(&self) -> StateSpec;
+    /// True if it reads the embedding, which the plan must then keep (`rewrite::keep_embedding`).
+    fn reads_embedding(&self) -> bool {
+        false
+    }
     /// The earlier mixer, counted over the whole model, whose keys and values it reads after that one has written them, and what
     /// they must look like; such a mixer keeps nothing of its own.
     fn reads(&self) -> Option<(usize, KvNeed)> {

@@ -1,6 +1,6 @@
 //! The registries as one value that is passed around: built-in rows, and those that an embedder adds. Nothing is global.
 
-use crate::arch::{ARCHS, ArchEntry};
+use crate::arch::{ARCHS, ArchEntry, composed};
 use crate::cache::{CACHES, CacheEntry};
 use crate::error::{Error, Result};
 use crate::ffn::{FFNS, FfnEntry};
@@ -79,10 +79,12 @@ impl Registries {
         &self.caches
     }
 
-    /// The architecture that a config's `model_type` names.
+    /// The architecture that a config's `model_type` names: a family's, or that of composed models where it is a mixer's name.
     pub fn arch(&self, model_type: &str) -> Result<&'static ArchEntry> {
-        let found = self.archs.iter().find(|a| a.name == model_type || a.aliases.contains(&model_type));
-        found.copied().ok_or_else(|| unknown("model_type", model_type, self.archs.iter().map(|a| a.name)))
+        let of = |name: &str| self.archs.iter().copied().find(|a| a.name == name || a.aliases.contains(&name));
+        let composed = || of(composed::ENTRY.name).filter(|_| self.mixer(&composed::word(model_type)).is_ok());
+        let known = || unknown("model_type", model_type, self.archs.iter().map(|a| a.name));
+        of(model_type).or_else(composed).ok_or_else(known)
     }
 
     /// The architecture that a GGUF file's `general.architecture` names.
@@ -96,6 +98,12 @@ impl Registries {
     pub fn mixer(&self, name: &str) -> Result<&'static MixerEntry> {
         let found = self.mixers.iter().find(|m| m.name == name || m.aliases.contains(&name));
         found.copied().ok_or_else(|| unknown("mixer", name, self.mixers.iter().map(|m| m.name)))
+    }
+
+    /// The feed-forward called `name`.
+    pub fn ffn(&self, name: &str) -> Result<&'static FfnEntry> {
+        let found = self.ffns.iter().find(|f| f.name == name);
+        found.copied().ok_or_else(|| unknown("feed-forward", name, self.ffns.iter().map(|f| f.name)))
     }
 
     /// The cache scheme called `name`.

@@ -34,12 +34,12 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
     ]);
     let config = &source.config;
     let streams = altup::Streams { n: config.usize("altup_num_inputs")?, active: config.usize("altup_active_idx")? };
-    let (n_layers, width) = (config.usize("num_hidden_layers")?, config.usize("hidden_size_per_layer_input")?);
+    let width = config.usize("hidden_size_per_layer_input")?;
     let (scaled, rank) = (config.flag("altup_correct_scale")?, config.usize("laurel_rank")?);
     let default = |i: usize| if (i + 1).is_multiple_of(5) { "full_attention" } else { "sliding_attention" };
     let norm = |name: &str| -> Result<NormSpec> { Ok(NormSpec::rms(name, source.eps()?, NormWeight::Plain)) };
+    let kinds = source.layer_kinds(default)?;
     let mut plan = source.decoder(ENTRY.name, NormWeight::Plain, |i| {
-        let kinds = (0..n_layers).map(|i| source.layer_kind(i, default)).collect::<Result<Vec<_>>>()?;
         let mut attention = source.attention(i)?;
         attention.scale = 1.0;
         attention.rope = Some(rope::for_layer_kind(config, &kinds[i], attention.head_dim)?);

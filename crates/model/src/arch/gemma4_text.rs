@@ -47,8 +47,8 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
         let pre = pre.map(norm).transpose()?;
         Ok(Block { post: Some(norm(post)?), ..Block::new(scope, pre, part) })
     };
+    let kinds = source.layer_kinds(default)?;
     let mut plan = source.decoder(ENTRY.name, NormWeight::Plain, |i| {
-        let kinds = (0..n_layers).map(|i| source.layer_kind(i, default)).collect::<Result<Vec<_>>>()?;
         let attention = attention(source, &kinds, i)?;
         let mut mlp = glu::Spec::from_config(geglu::ENTRY.name, reverie_tensor::Act::GeluTanh, config)?;
         if attention.reads.is_some() && config.flag("use_double_wide_mlp")? {

@@ -3,6 +3,7 @@
 
 pub mod bailing_hybrid;
 pub mod bamba;
+pub mod composed;
 pub mod deepseek_v2;
 pub mod deepseek_v3;
 pub mod deepseek_v32;
@@ -69,6 +70,7 @@ use crate::mixer::mamba::Rates;
 use crate::mixer::mamba2 as ssd;
 use crate::names::{Leaves, Names};
 use crate::plan::{Block, FfnSpec, HeadSpec, Layer, MixerSpec, NormSpec, NormWeight, Part, Plan};
+use crate::registry::Registries;
 
 /// A row of the registry.
 pub struct ArchEntry {
@@ -88,6 +90,7 @@ pub struct ArchEntry {
 pub static ARCHS: &[ArchEntry] = &[
     bailing_hybrid::ENTRY,
     bamba::ENTRY,
+    composed::ENTRY,
     deepseek_v2::ENTRY,
     deepseek_v3::ENTRY,
     deepseek_v32::ENTRY,
@@ -158,13 +161,27 @@ pub struct Source<'a> {
     pub weights: &'a dyn TensorStore,
     /// Set for a GGUF file.
     pub gguf: Option<&'static gguf::Dialect>,
+    /// The rows that a plan may name.
+    pub registries: &'a Registries,
 }
 
 impl<'a> Source<'a> {
     /// A Hugging Face checkpoint; a wrapper's `text_config` is stepped into.
-    pub fn hugging_face(config: &ModelConfig, weights: &'a dyn TensorStore) -> Result<Source<'a>> {
+    pub fn hugging_face(
+        config: &ModelConfig,
+        weights: &'a dyn TensorStore,
+        registries: &'a Registries,
+    ) -> Result<Source<'a>> {
         let text = config.section("text_config")?.unwrap_or_else(|| config.clone());
-        Ok(Source { config: text, weights, gguf: None })
+        Ok(Source { config: text, weights, gguf: None, registries })
+    }
+
+    /// How the checkpoint spells a plan's names.
+    pub fn names(&self) -> Names {
+        match self.gguf {
+            Some(dialect) => Names::Gguf(dialect.names),
+            None => Names::of_hugging_face(self.weights),
+        }
     }
 
     /// The same checkpoint where fields that the config leaves out have these values.
@@ -177,7 +194,7 @@ impl<'a> Source<'a> {
     pub fn with_fields(&self, fields: impl IntoIterator<Item = (String, Value)>) -> Source<'a> {
         let mut all = self.config.fields().clone();
         all.extend(fields);
-        Source { config: ModelConfig::new(self.config.path(), all), weights: self.weights, gguf: self.gguf }
+        Source { config: ModelConfig::new(self.config.path(), all), ..*self }
     }
 
     /// The layer whose keys and values layer `layer` reads, where the last `num_kv_shared_layers` have none of their own: the last
@@ -208,7 +225,7 @@ impl<'a> Source<'a> {
                 fields.insert((*ours).to_owned(), value.clone());
             }
         }
-        Source { config: ModelConfig::new(self.config.path(), fields), weights: self.weights, gguf: self.gguf }
+        Source { config: ModelConfig::new(self.config.path(), fields), ..*self }
     }
 
     /// With a count that the config may leave out.
@@ -268,6 +285,19 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// The kinds of all layers.
+    pub fn layer_kinds(&self, other: impl Fn(usize) -> &'static str) -> Result<Vec<String>> {
+        (0..self.n_layers()?).map(|i| self.layer_kind(i, &other)).collect()
+    }
+
+    /// Layers, as many as can be.
+    fn n_layers(&self) -> Result<usize> {
+        match self.config.usize("num_hidden_layers")? {
+            n if (1..=10_000).contains(&n) => Ok(n),
+            n => Err(Error::config("num_hidden_layers", n, "1 to 10000")),
+        }
+    }
+
     /// The window of Qwen's layers: by `layer_types`, or from layer `max_window_layers` on where `use_sliding_window` says so.
     pub fn upper_window(&self, layer: usize) -> Result<Option<usize>> {
         let used = self.config.optional_bool("use_sliding_window")?.unwrap_or(false);
@@ -291,14 +321,8 @@ impl<'a> Source<'a> {
         blocks: impl Fn(usize) -> Result<Vec<Block>>,
     ) -> Result<Plan> {
         let config = &self.config;
-        let n_layers = config.usize("num_hidden_layers")?;
-        if n_layers == 0 || n_layers > 10_000 {
-            return Err(Error::config("num_hidden_layers", n_layers, "1 to 10000"));
-        }
-        let names = match self.gguf {
-            Some(dialect) => Names::Gguf(dialect.names),
-            None => Names::of_hugging_face(self.weights),
-        };
+        let n_layers = self.n_layers()?;
+        let names = self.names();
         let head = names.spell("lm_head.weight", self.weights);
         let tied = match config.optional_bool("tie_word_embeddings")? {
             Some(tied) => tied,

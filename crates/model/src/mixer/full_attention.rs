@@ -119,7 +119,10 @@ impl Spec {
             head_dim,
             scale: (head_dim as f32).powf(-0.5),
             rope: Some(rope::from_config(config, head_dim)?),
-            qk_norm: None,
+            qk_norm: match config.flag("use_qk_norm")? {
+                true => Some((config.f64_or("rms_norm_eps", 1e-6)? as f32, NormWeight::Plain)),
+                false => None,
+            },
             flat_qk_norm: false,
             v_norm: None,
             keys_as_values: false,

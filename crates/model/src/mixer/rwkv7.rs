@@ -42,7 +42,7 @@ pub struct Spec {
     pub k_dim: usize,
     /// Width of a value.
     pub v_dim: usize,
-    /// Later layers blend in the first one's values.
+    /// Later layers blend in the values of the first of their kind, which is numbered 0.
     pub layer: usize,
     /// Under the root of the removal key's norm.
     pub unit_eps: f32,
@@ -72,6 +72,8 @@ impl Spec {
         if values == 0 || values > 1 << 16 || !values.is_multiple_of(n_heads) {
             return Err(Error::config("value_dim", values, format!("a multiple of {n_heads} heads for every layer")));
         }
+        let kinds = config.optional_texts("layer_types")?;
+        let first = kinds.and_then(|kinds| kinds.iter().position(|kind| *kind == ENTRY.name));
         // The library's fused norm adds 1e-6 under the root, PyTorch's only keeps the root above 1e-12.
         let fused = config.optional_bool("fuse_norm")?.unwrap_or(true);
         Ok(Spec {
@@ -79,7 +81,7 @@ impl Spec {
             n_heads,
             k_dim,
             v_dim: values / n_heads,
-            layer,
+            layer: if first == Some(layer) { 0 } else { layer },
             unit_eps: if fused { 1e-6 } else { 1e-24 },
             eps: k_dim as f32 * config.f64_or("norm_eps", 1e-5)? as f32,
         })

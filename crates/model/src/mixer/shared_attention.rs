@@ -110,6 +110,10 @@ impl MixerSpec for Spec {
         StateSpec { kv: self.attention.state().kv, ..self.then.state() }
     }
 
+    fn reads_embedding(&self) -> bool {
+        true
+    }
+
     fn build(&self, b: &mut Build<'_>) -> Result<Box<dyn Mixer>> {
         let width = b.width();
         let norm = |name: &str| NormSpec::rms(name, self.eps, NormWeight::Plain);
