@@ -6,6 +6,7 @@ mod oracle;
 mod pack;
 mod pocket;
 mod prefix;
+mod refusals;
 mod same_bits;
 mod sleep;
 

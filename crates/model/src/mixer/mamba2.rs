@@ -106,10 +106,12 @@ impl Spec {
             let found = format!("{n_heads} heads of {head_dim}, {n_groups} groups of {states}");
             return Err(Error::config(heads, found, "at most 1048576 channels, and as many key values"));
         }
-        let act = config.optional_text(config.spelling(&["mamba_hidden_act", "hidden_act"]))?.unwrap_or("silu");
         let eps = config.optional_f64(config.spelling(&["rms_norm_eps", "layer_norm_epsilon"]))?.unwrap_or(1e-5) as f32;
-        if act != "silu" && act != "swish" && config.has("mamba_hidden_act") {
-            return Err(Error::config("mamba_hidden_act", act, "silu, the only one that this mixer computes"));
+        // Zamba2's `hidden_act` is its feed-forward's alone.
+        let field = config.spelling(&["mamba_hidden_act", "hidden_act"]);
+        let act = config.optional_text(field)?.unwrap_or("silu");
+        if act != "silu" && act != "swish" && heads != "n_mamba_heads" {
+            return Err(Error::config(field, act, "silu, the only one that this mixer computes"));
         }
         Ok(Spec {
             n_heads,

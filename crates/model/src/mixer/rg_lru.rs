@@ -44,6 +44,14 @@ impl Spec {
             };
             if n > 0 && n <= 1 << 20 { Ok(n) } else { Err(Error::config(field, n, "1 to 1048576")) }
         };
+        let act = config.optional_text("hidden_activation")?.unwrap_or("gelu_pytorch_tanh");
+        if act != "gelu_pytorch_tanh" {
+            return Err(Error::config(
+                "hidden_activation",
+                act,
+                "gelu_pytorch_tanh, the only one that this mixer computes",
+            ));
+        }
         let (inner, n_blocks) =
             (count("lru_width", Some(count("hidden_size", None)?))?, count("num_attention_heads", None)?);
         if !inner.is_multiple_of(n_blocks) {
