@@ -204,3 +204,6 @@ pub trait Mixer: Send + Sync {
     /// One step over the rows of all sequences; `states` has one entry a sequence, in the order of `step.rows`.
     fn forward(&self, step: &Step<'_>, stream: Stream<'_>, states: &mut [&mut LayerState]) -> Result<Tensor>;
 }
+
+#[cfg(test)]
+mod tests;
