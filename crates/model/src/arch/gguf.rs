@@ -240,12 +240,14 @@ pub fn gemma3(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
     Ok(())
 }
 
-/// Qwen3.5: the gated delta layers.
+/// Qwen3-Next, Qwen3.5: the gated delta layers.
 pub fn qwen35(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
-    let n = |leaf: &str| metadata.usize(&format!("qwen35.{leaf}"));
+    let arch = map.get("model_type").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let key = |leaf: &str| format!("{arch}.{leaf}");
+    let n = |leaf: &str| metadata.usize(&key(leaf));
     let v_heads = n("ssm.time_step_rank")?;
     if v_heads == 0 {
-        return Err(Error::config("qwen35.ssm.time_step_rank", 0, "a positive number of value heads"));
+        return Err(Error::config(key("ssm.time_step_rank"), 0, "a positive number of value heads"));
     }
     for (field, value) in [
         ("linear_conv_kernel_dim", n("ssm.conv_kernel")?),
@@ -256,10 +258,10 @@ pub fn qwen35(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
     ] {
         map.insert(field.into(), value.into());
     }
-    if let Some(interval) = metadata.optional_usize("qwen35.full_attention_interval")? {
+    if let Some(interval) = metadata.optional_usize(&key("full_attention_interval"))? {
         map.insert("full_attention_interval".into(), interval.into());
     }
-    if let Some(recurrent) = metadata.optional_bools("qwen35.attention.recurrent_layers")? {
+    if let Some(recurrent) = metadata.optional_bools(&key("attention.recurrent_layers"))? {
         let kind = |r: &bool| if *r { "linear_attention" } else { "full_attention" };
         map.insert("layer_types".into(), recurrent.iter().map(kind).collect());
     }

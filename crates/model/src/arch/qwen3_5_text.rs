@@ -14,18 +14,7 @@ pub const ENTRY: ArchEntry = ArchEntry {
     plan,
     gguf: Some(&gguf::Dialect {
         arch: "qwen35",
-        names: &[
-            ("linear_attn.A_log", "ssm_a!"),
-            ("linear_attn.conv1d", "ssm_conv1d"),
-            ("linear_attn.dt_bias", "ssm_dt.bias!"),
-            ("linear_attn.in_proj_a", "ssm_alpha"),
-            ("linear_attn.in_proj_b", "ssm_beta"),
-            ("linear_attn.in_proj_qkv", "attn_qkv"),
-            ("linear_attn.in_proj_z", "attn_gate"),
-            ("linear_attn.norm", "ssm_norm"),
-            ("linear_attn.out_proj", "ssm_out"),
-            ("post_attention_layernorm", "post_attention_norm"),
-        ],
+        names: qwen3_next::NAMES,
         interleaved_rows: false,
         adapt: gguf::qwen35,
     }),
@@ -33,5 +22,5 @@ pub const ENTRY: ArchEntry = ArchEntry {
 
 fn plan(source: &Source<'_>) -> Result<Plan> {
     let ffn = |i: usize| (swiglu::ENTRY.spec)(&source.config, i);
-    qwen3_next::decoder(source, ENTRY.name, delta::Stored::Joint, ffn)
+    qwen3_next::decoder(source, ENTRY.name, [delta::Stored::Joint, delta::Stored::Ggml], ffn)
 }

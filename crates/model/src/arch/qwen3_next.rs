@@ -1,9 +1,10 @@
 //! Qwen3-Next and Qwen3.5 with experts: three gated delta layers, then one gated attention layer, a mixture with a gated shared expert
 //! in each; norms stored minus one.
 
-use super::{ArchEntry, Source, qwen2_moe};
+use super::{ArchEntry, Source, gguf, qwen2_moe};
 use crate::error::{Error, Result};
 use crate::mixer::delta;
+use crate::names::Leaves;
 use crate::plan::{FfnSpec, MixerSpec, NormWeight, Plan};
 
 /// The row.
@@ -12,11 +13,27 @@ pub const ENTRY: ArchEntry = ArchEntry {
     aliases: &[],
     about: "Qwen3-Next: gated delta and gated attention layers, mixture of experts",
     plan,
-    gguf: None,
+    gguf: Some(&gguf::Dialect { arch: "qwen3next", names: NAMES, interleaved_rows: false, adapt: gguf::qwen35 }),
 };
 
+/// GGUF's leaves of this family and its successors.
+pub(super) const NAMES: Leaves = &[
+    ("linear_attn.A_log", "ssm_a!"),
+    ("linear_attn.conv1d", "ssm_conv1d"),
+    ("linear_attn.dt_bias", "ssm_dt.bias!"),
+    ("linear_attn.in_proj_a", "ssm_alpha"),
+    ("linear_attn.in_proj_b", "ssm_beta"),
+    ("linear_attn.in_proj_ba", "ssm_ba"),
+    ("linear_attn.in_proj_qkv", "attn_qkv"),
+    ("linear_attn.in_proj_z", "attn_gate"),
+    ("linear_attn.norm", "ssm_norm"),
+    ("linear_attn.out_proj", "ssm_out"),
+    ("post_attention_layernorm", "post_attention_norm"),
+];
+
 fn plan(source: &Source<'_>) -> Result<Plan> {
-    decoder(source, ENTRY.name, delta::Stored::ByKeyHead, |i| experts(source, i))
+    let stored = [delta::Stored::ByKeyHead, delta::Stored::GgmlByKeyHead];
+    decoder(source, ENTRY.name, stored, |i| experts(source, i))
 }
 
 /// The mixture of this family and its successors; dense where the config says so.
@@ -32,7 +49,7 @@ pub(super) fn experts(source: &Source<'_>, layer: usize) -> Result<Box<dyn FfnSp
 pub(super) fn decoder(
     source: &Source<'_>,
     arch: &'static str,
-    stored: delta::Stored,
+    [hugging_face, ggml]: [delta::Stored; 2],
     ffn: impl Fn(usize) -> Result<Box<dyn FfnSpec>>,
 ) -> Result<Plan> {
     let norm = NormWeight::MinusOne;
@@ -43,7 +60,7 @@ pub(super) fn decoder(
         let mixer: (&str, Box<dyn MixerSpec>) = match kind.as_str() {
             "linear_attention" => {
                 let mut delta = delta::Spec::gated(&source.config)?;
-                delta.stored = if source.gguf.is_some() { delta::Stored::Ggml } else { stored };
+                delta.stored = if source.gguf.is_some() { ggml } else { hugging_face };
                 ("linear_attn", Box::new(delta))
             }
             "full_attention" => {

@@ -68,6 +68,8 @@ pub enum Stored {
     Apart,
     /// As `Joint`, but -exp(A_log) itself, and value heads tiled over the key heads.
     Ggml,
+    /// As `Joint`, but -exp(A_log) itself, and `in_proj_ba` key head by key head.
+    GgmlByKeyHead,
 }
 
 impl Spec {
@@ -140,7 +142,7 @@ impl Spec {
     fn qkv(&self) -> QkvSpec {
         let widths = self.widths();
         let leaves = match self.stored {
-            Stored::Joint | Stored::Ggml => Leaves::Joint("in_proj_qkv"),
+            Stored::Joint | Stored::Ggml | Stored::GgmlByKeyHead => Leaves::Joint("in_proj_qkv"),
             Stored::ByKeyHead => Leaves::ByHead("in_proj_qkvz", self.by_key_head().0),
             Stored::Apart => Leaves::Apart(["q_proj", "k_proj", "v_proj"]),
         };
@@ -190,7 +192,7 @@ impl MixerSpec for Spec {
         // `in_proj_ba` holds, key head by key head, the b of its values and then their a.
         let per = heads / self.n_k_heads;
         let small = |leaf: &'static str, half: usize| match self.stored {
-            Stored::ByKeyHead => {
+            Stored::ByKeyHead | Stored::GgmlByKeyHead => {
                 let row = |h: usize| h / per * 2 * per + half * per + h % per;
                 let first = b.linear_rows("in_proj_ba", 2 * heads, b.width(), (0..heads).map(row).collect())?;
                 Ok(first)
@@ -212,7 +214,8 @@ impl MixerSpec for Spec {
             Some((project, n, per_head)) => {
                 let log = b.values("A_log", heads)?;
                 let sign = if matches!(self.decay, Forget::Bounded(_)) { 1.0 } else { -1.0 };
-                let rate = |h: usize| if self.stored == Stored::Ggml { log[h] } else { sign * log[h].exp() };
+                let rates_as_such = matches!(self.stored, Stored::Ggml | Stored::GgmlByKeyHead);
+                let rate = |h: usize| if rates_as_such { log[h] } else { sign * log[h].exp() };
                 let dt_bias = b.vector("dt_bias", n)?;
                 let rates: Vec<f32> = (0..n).map(|i| rate(i / per_head)).collect();
                 let formula = match self.decay {
