@@ -24,7 +24,7 @@ use report::{Report, Row};
 pub struct Args {
     /// Folder, .gguf file, the embedded model's name, or hub id owner/name
     model: Option<String>,
-    /// A shape with random weights instead: qwen3-0.6b, qwen3-1.7b, qwen3-4b, qwen3.5-0.8b
+    /// A shape with random weights instead: lfm2-350m, mamba2-370m, olmoe-1b-7b, qwen3-0.6b, qwen3-1.7b, qwen3-4b, qwen3.5-0.8b
     #[arg(long, value_name = "SHAPE")]
     synthetic: Option<String>,
     /// Format of the random weights: a dtype (bf16, f16, f32), a GGUF type (q4_0, q8_0, q4_k …) or affine bits:group (affine4:64)
@@ -173,9 +173,10 @@ fn synthetic_engine(args: &Args, shape: &str) -> anyhow::Result<Arc<Engine>> {
     Ok(Arc::new(Engine::new(Arc::new(model), None, &loader.registries, &spec)?))
 }
 
-/// Bytes of weights that one token reads: everything packed, the embedding only where it is the head too.
+/// Bytes of weights that one token reads: everything packed but experts that are not its own, the embedding only where it is the head
+/// too.
 fn weights_read(model: &Model) -> u64 {
-    let all = model.backend().memory().usage().of(Class::Weights);
+    let all = model.backend().memory().usage().of(Class::Weights) - model.unread_bytes() as u64;
     let table = model.embedding();
     if model.plan().head.name.is_none() {
         all

@@ -2,6 +2,7 @@
 
 mod budget;
 mod composed;
+mod experts;
 mod oracle;
 mod pack;
 mod pocket;

@@ -93,6 +93,15 @@ impl Model {
         &self.parts.embed
     }
 
+    /// Bytes of packed weights that one token leaves unread: experts that are not its own.
+    pub fn unread_bytes(&self) -> usize {
+        let ffns = self.parts.layers.iter().flatten().filter_map(|b| match &b.part {
+            BuiltPart::Ffn(ffn) => Some(ffn),
+            _ => None,
+        });
+        ffns.map(|ffn| ffn.unread_bytes(self.parts.backend.as_ref())).sum()
+    }
+
     /// What each mixer keeps.
     pub fn state_specs(&self) -> &[StateSpec] {
         &self.specs

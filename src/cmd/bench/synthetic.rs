@@ -17,6 +17,12 @@ fn shape(name: &str) -> Option<Value> {
         })
     };
     match name {
+        "olmoe-1b-7b" => Some(json!({
+            "model_type": "olmoe", "hidden_size": 2048, "intermediate_size": 1024, "num_hidden_layers": 16,
+            "num_attention_heads": 16, "num_key_value_heads": 16, "num_experts": 64, "num_experts_per_tok": 8,
+            "norm_topk_prob": false, "vocab_size": 50_304, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
+            "rope_theta": 1e4, "tie_word_embeddings": false,
+        })),
         "qwen3-0.6b" => Some(qwen3(1024, 3072, 28, 16)),
         "qwen3-1.7b" => Some(qwen3(2048, 6144, 28, 16)),
         "qwen3-4b" => Some(qwen3(2560, 9728, 36, 32)),
@@ -53,7 +59,7 @@ impl Store {
     /// A shape and a format, by name; the error says what there is.
     pub fn new(name: &str, format: &str) -> Result<Store, String> {
         let config = shape(name).ok_or_else(|| {
-            format!("--synthetic: found '{name}', expected lfm2-350m, mamba2-370m, qwen3-0.6b, qwen3-1.7b, qwen3-4b or qwen3.5-0.8b")
+            format!("--synthetic: found '{name}', expected lfm2-350m, mamba2-370m, olmoe-1b-7b, qwen3-0.6b, qwen3-1.7b, qwen3-4b or qwen3.5-0.8b")
         })?;
         Ok(Store { config, form: form(format)? })
     }

@@ -10,7 +10,7 @@ pub mod sparse_geglu;
 pub mod swiglu;
 
 use reverie_files::ModelConfig;
-use reverie_tensor::Tensor;
+use reverie_tensor::{Backend, Tensor};
 
 use crate::error::Result;
 use crate::mixer::{Step, Stream};
@@ -34,4 +34,10 @@ pub static FFNS: &[FfnEntry] =
 pub trait Ffn: Send + Sync {
     /// One step over all rows.
     fn forward(&self, step: &Step<'_>, stream: Stream<'_>) -> Result<Tensor>;
+
+    /// Bytes of its weights on `backend` that one token leaves unread.
+    fn unread_bytes(&self, backend: &dyn Backend) -> usize {
+        let _ = backend;
+        0
+    }
 }

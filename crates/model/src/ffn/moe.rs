@@ -283,6 +283,13 @@ impl Moe {
 }
 
 impl Ffn for Moe {
+    fn unread_bytes(&self, backend: &dyn Backend) -> usize {
+        let bytes = |w: &Weight| backend.packed_bytes(w.n, w.k, &w.form);
+        let of = |e: &Expert| e.gate.as_ref().map_or(0, bytes) + bytes(&e.up) + bytes(&e.down);
+        let (all, n) = (self.experts.iter().map(of).sum::<usize>(), self.experts.len().max(1));
+        all / n * (n - self.route.n_active.min(n))
+    }
+
     fn forward(&self, step: &Step<'_>, stream: Stream<'_>) -> Result<Tensor> {
         let be = step.backend;
         let seen = match &self.norm {
