@@ -1,6 +1,7 @@
 //! `bench`: prefill and decode speed with spread, at several depths, against the bandwidth that the machine shows in the same
 //! run.
 
+mod asleep;
 mod report;
 mod synthetic;
 
@@ -42,6 +43,9 @@ pub struct Args {
     /// Measurements of each; the table shows the median and the spread
     #[arg(short, long, default_value_t = 3)]
     runs: usize,
+    /// Measure memory instead: read this many tokens, sleep, fork, wake
+    #[arg(long, value_name = "TOKENS")]
+    asleep: Option<usize>,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -67,6 +71,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         (None, Some(shape)) => (synthetic_engine(&args, shape)?, format!("{shape} {}", args.format)),
         (None, None) => return Err(UsageError("found neither MODEL nor --synthetic".into()).into()),
     };
+    if let Some(tokens) = args.asleep {
+        return asleep::run(&engine, &name, tokens, args.runs, args.json);
+    }
     let load_ms = began.elapsed().as_secs_f64() * 1e3;
     let model = engine.model();
     let first = Instant::now();

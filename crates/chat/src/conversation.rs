@@ -11,7 +11,7 @@ use crate::generate::{Delta, Finish, GenerateSpec, Generation, Reason};
 use crate::voice::Voice;
 
 /// Tokens after which a long read sleeps.
-const READ_STEP: usize = 4096;
+const READ_STEP: usize = 1024;
 
 /// The word by which a manifest says that it holds a conversation.
 const KIND: &str = "conversation";
@@ -128,7 +128,7 @@ impl Conversation {
     }
 
     /// Reads `text` as the system message, so that it need not be read again by whoever asks about it later. A conversation with a
-    /// name sleeps every few thousand tokens: whatever ends the read, the next one goes on from there.
+    /// name sleeps every thousand tokens: whatever ends the read, the next one goes on from there.
     pub fn read(&mut self, voice: &Voice, text: &str, watch: &mut dyn FnMut(Progress) -> Go) -> Result<Synced> {
         self.set_system(Some(text));
         let prompt = voice.render_opening(&self.messages, &self.arguments)?;

@@ -135,7 +135,7 @@ impl Store {
     }
 
     /// Where an object lies: two digits of folder, sixty-two of file.
-    pub(crate) fn object_path(&self, object: &Hash) -> PathBuf {
+    pub fn object_path(&self, object: &Hash) -> PathBuf {
         let name = object.to_string();
         let (folder, file) = name.split_at(2);
         self.path("objects").join(folder).join(file)
@@ -288,6 +288,11 @@ impl Store {
     /// True if the object is here; its content is verified when it is read.
     pub fn contains(&self, object: &Hash) -> bool {
         self.object_path(object).is_file()
+    }
+
+    /// Bytes that an object takes on the disk, header included.
+    pub fn disk_bytes(&self, object: &Hash) -> Result<u64> {
+        Ok(self.open_object(object)?.1)
     }
 
     /// A manifest, verified and checked.
