@@ -4,6 +4,7 @@
 mod asleep;
 mod report;
 mod synthetic;
+mod turns;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -46,10 +47,13 @@ pub struct Args {
     /// Measure memory instead: read this many tokens, sleep, fork, wake
     #[arg(long, value_name = "TOKENS")]
     asleep: Option<usize>,
+    /// Measure memory over a long life instead: this many turns of conversations that go on, fork, sleep and wake
+    #[arg(long, value_name = "TURNS", conflicts_with = "asleep")]
+    turns: Option<usize>,
     /// As JSON
     #[arg(long)]
     json: bool,
-    /// Draw the speeds over depth into this SVG file
+    /// Draw the speeds over depth (or memory over turns) into this SVG file
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
     #[command(flatten)]
@@ -73,6 +77,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     };
     if let Some(tokens) = args.asleep {
         return asleep::run(&engine, &name, tokens, args.runs, args.json);
+    }
+    if let Some(turns) = args.turns {
+        return turns::run(&engine, &name, turns, args.plot.as_deref(), args.json);
     }
     let load_ms = began.elapsed().as_secs_f64() * 1e3;
     let model = engine.model();

@@ -19,7 +19,19 @@ use crate::cmd::shared::{bytes, progress_bar};
 const TURN_TOKENS: usize = 100;
 
 /// A folder that goes when the benchmark ends.
-struct Folder(PathBuf);
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// A new one.
+    pub fn new() -> Folder {
+        Folder(std::env::temp_dir().join(format!("reverie-bench-{}", std::process::id())))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
 
 impl Drop for Folder {
     fn drop(&mut self) {
@@ -30,8 +42,8 @@ impl Drop for Folder {
 
 /// Runs the benchmark over a state of `tokens` tokens and prints it.
 pub fn run(engine: &Arc<Engine>, name: &str, tokens: usize, runs: usize, as_json: bool) -> anyhow::Result<()> {
-    let folder = Folder(std::env::temp_dir().join(format!("reverie-bench-{}", std::process::id())));
-    let store = Store::open(&folder.0)?;
+    let folder = Folder::new();
+    let store = Store::open(folder.path())?;
     let identity = [("weights".to_owned(), name.to_owned())].into();
     engine.attach(Cellar { store: store.clone(), identity });
     let vocab = engine.model().plan().vocab as u64;

@@ -161,7 +161,16 @@ pub fn forget_peak() {
 
 /// Peak resident bytes of this process, where the system says.
 pub fn peak_resident() -> Option<u64> {
+    status("VmHWM:")
+}
+
+/// Resident bytes of this process now, where the system says.
+pub fn resident() -> Option<u64> {
+    status("VmRSS:")
+}
+
+fn status(field: &str) -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find(|l| l.starts_with("VmHWM:"))?;
+    let line = text.lines().find(|l| l.starts_with(field))?;
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
 }
