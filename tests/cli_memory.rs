@@ -36,9 +36,7 @@ fn json(home: &Path, args: &[&str]) -> Value {
 fn a_chat_comes_back_in_another_process_and_nothing_is_read_twice() {
     let home = tempfile::tempdir().expect("home");
     let home = home.path();
-    let chat = |args: &[&str], input: &str| {
-        said(home, &[&["chat", "--temperature", "0"], args].concat(), input)
-    };
+    let chat = |args: &[&str], input: &str| said(home, &[&["chat", "--temperature", "0"], args].concat(), input);
     chat(&["--state", "trip"], "The code for Zoe is 4711.\n");
     let second = chat(&["--state", "trip"], "What is the code for Zoe?\n/stats\n");
     assert!(second.contains("4711"), "{second}");
@@ -81,7 +79,8 @@ fn plain_text_goes_on_where_it_slept() {
     let home = tempfile::tempdir().expect("home");
     let home = home.path();
     let go_on = |prompt: &str| {
-        let args = ["generate", "pocket-hybrid", "-p", prompt, "--state", "s", "-n", "6", "--temperature", "0", "--json"];
+        let args =
+            ["generate", "pocket-hybrid", "-p", prompt, "--state", "s", "-n", "6", "--temperature", "0", "--json"];
         json(home, &args)
     };
     let first = go_on("The code for Max is 1234. The code for Ann is 777.");
@@ -176,9 +175,7 @@ fn facts(model: &str, states: usize, each: usize) {
             answer.clear();
             let mut full = spec.clone();
             full.max_tokens = if line == question(f) { Some(24) } else { None };
-            awake
-                .ask(loaded.voice(), &line, full, &mut |_| Go::On, &mut |d| answer.push_str(&d.text))
-                .expect("answer");
+            awake.ask(loaded.voice(), &line, full, &mut |_| Go::On, &mut |d| answer.push_str(&d.text)).expect("answer");
         }
         let from = format!("facts-{s}");
         let args = ["generate", model, "--from", &from, "-p", &question(f), "-n", "24", "--temperature", "0"];

@@ -97,12 +97,15 @@ impl Backend for Cpu {
 
     fn alloc(&self, shape: &[usize], dtype: DType, class: Class) -> Result<Tensor> {
         let mut t = Tensor::host(&self.memory, shape, dtype, class)?;
-        if class == Class::Scratch
+        if !t.is_zero()
             && let Some(bytes) = t.host_bytes_mut()
         {
             bytes.fill(0);
         }
         Ok(t)
+    }
+    fn blank(&self, shape: &[usize], dtype: DType, class: Class) -> Result<Tensor> {
+        Tensor::host(&self.memory, shape, dtype, class)
     }
     fn upload(&self, values: &[f32], shape: &[usize], dtype: DType, class: Class) -> Result<Tensor> {
         let mut t = Tensor::host(&self.memory, shape, dtype, class)?;

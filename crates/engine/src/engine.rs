@@ -166,6 +166,21 @@ impl Engine {
         Ok(())
     }
 
+    /// Lets go of kept pages so that one step can take `state_bytes` of state and what computing `rows` rows takes.
+    pub(crate) fn make_room_for_step(&self, rows: usize, state_bytes: usize) -> Result<()> {
+        let (Some(limit), Some(step)) = (self.limit, self.forecast(rows.min(self.context()), 1)?) else {
+            return Ok(());
+        };
+        let usage = self.model.backend().memory().usage();
+        let scratch = (step.peak_bytes - step.weights_bytes).max(usage.of(Class::Scratch));
+        let needed = usage.of(Class::Weights) + usage.of(Class::State) + state_bytes as u64 + scratch;
+        let over = needed.saturating_sub(limit);
+        if over > 0 {
+            self.tree().evict(over);
+        }
+        Ok(())
+    }
+
     /// Lets go of what is kept beyond `EngineSpec::keep`.
     pub(crate) fn trim_tree(&self) {
         let mut tree = self.tree();

@@ -258,6 +258,12 @@ impl Session {
 
 /// One forward over the new tokens of one or several sessions of `engine`.
 fn step(engine: &Engine, batch: &mut [(&mut Session, &[u32])], want: Want) -> Result<()> {
+    if engine.memory_limit().is_some() {
+        let specs = engine.model.state_specs();
+        let growth = batch.iter().map(|(s, tokens)| s.state.growth(specs, tokens.len())).sum();
+        let rows = batch.iter().map(|(_, tokens)| tokens.len()).sum();
+        engine.make_room_for_step(rows, growth)?;
+    }
     let mut sequences: Vec<_> =
         batch.iter_mut().map(|(s, tokens)| Sequence { tokens, state: &mut s.state, want }).collect();
     match engine.model.forward(&mut sequences) {

@@ -175,7 +175,7 @@ impl Engine {
         if empty_needs_slots(self) && at > 0 {
             let object = manifest.snapshots.iter().find(|s| s.position == at).map(|s| s.object);
             let object = object.ok_or(Error::CannotStand { at, deepest: manifest.stands(at) })?;
-            let mut fresh = Checkpoint::zeros(at, self.model.state_specs(), backend)?;
+            let mut fresh = Checkpoint::blank(at, self.model.state_specs(), backend)?;
             fill(store, backend, &object, &mut fresh.tensors_mut().collect::<Vec<_>>())?;
             point = Some(fresh);
         }
@@ -184,7 +184,7 @@ impl Engine {
             return Err(Error::CannotStand { at, deepest: jobs.len() * PAGE_TOKENS });
         }
         each(jobs, |(page, object)| {
-            let fresh = |s: &KvSpec| backend.alloc(&[s.page_elements()], s.dtype, Class::State);
+            let fresh = |s: &KvSpec| backend.blank(&[s.page_elements()], s.dtype, Class::State);
             *page = specs.iter().map(fresh).collect::<Result<_, _>>()?;
             fill(store, backend, object, &mut page.iter_mut().collect::<Vec<_>>())
         })?;

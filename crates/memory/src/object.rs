@@ -12,7 +12,7 @@ pub const MAX_OBJECT_BYTES: u64 = 1 << 30;
 pub const HEADER_BYTES: usize = 24;
 /// zstd must leave at most this share of the bytes, on the sample and on the whole; else the body stays raw. A page that is stored
 /// raw wakes at the speed of the disk, a compressed one at that of the decoder (docs/LOG.md has both).
-pub const ZSTD_MOST_LEFT: f64 = 0.75;
+pub const ZSTD_MOST_LEFT: f64 = 0.5;
 
 const MAGIC: [u8; 4] = *b"RVOB";
 const VERSION: u8 = 1;

@@ -144,10 +144,10 @@ impl Checkpoint {
         self.slots.iter_mut().flatten()
     }
 
-    /// Fresh slots for a state that stands at `len`: what `specs` ask for, zero.
-    pub fn zeros(len: usize, specs: &[StateSpec], backend: &dyn Backend) -> Result<Checkpoint> {
+    /// Slots for a state that stands at `len`, to be filled: what `specs` ask for, with any content.
+    pub fn blank(len: usize, specs: &[StateSpec], backend: &dyn Backend) -> Result<Checkpoint> {
         let of = |spec: &StateSpec| -> Result<Vec<Tensor>> {
-            spec.slots.iter().map(|s| Ok(backend.alloc(&s.shape, DType::F32, Class::State)?)).collect()
+            spec.slots.iter().map(|s| Ok(backend.blank(&s.shape, DType::F32, Class::State)?)).collect()
         };
         Ok(Checkpoint { len, slots: specs.iter().map(of).collect::<Result<_>>()? })
     }
@@ -282,6 +282,20 @@ impl State {
         self.len = to;
         self.half_done = false;
         true
+    }
+
+    /// Bytes that a step of `n` tokens will take before it computes: new pages and slots, and copies of what others share.
+    pub fn growth(&self, specs: &[StateSpec], n: usize) -> usize {
+        let copied = |t: &Tensor| if t.shared_by() > 1 { t.len_bytes() } else { 0 };
+        let of = |(layer, spec): (&LayerState, &StateSpec)| {
+            let pages = layer.kv.as_ref().map_or(0, |kv| {
+                let more = (self.len + n).div_ceil(PAGE_TOKENS).saturating_sub(kv.pages.len());
+                more * kv.spec.page_bytes() + kv.pages.get(self.len / PAGE_TOKENS).map_or(0, copied)
+            });
+            let fresh = if layer.slots.is_empty() { spec.fixed_bytes() } else { 0 };
+            pages + fresh + layer.slots.iter().map(copied).sum::<usize>()
+        };
+        self.layers.iter().zip(specs).map(of).sum()
     }
 
     /// Before a step of `n` tokens: everything it writes exists and is unshared.

@@ -420,6 +420,11 @@ pub trait Backend: Send + Sync {
     /// A tensor of zeros.
     fn alloc(&self, shape: &[usize], dtype: DType, class: Class) -> Result<Tensor>;
 
+    /// A tensor whose content is nobody's business, since all of it will be overwritten.
+    fn blank(&self, shape: &[usize], dtype: DType, class: Class) -> Result<Tensor> {
+        self.alloc(shape, dtype, class)
+    }
+
     /// A tensor with these values, rounded to `dtype`.
     fn upload(&self, values: &[f32], shape: &[usize], dtype: DType, class: Class) -> Result<Tensor>;
 

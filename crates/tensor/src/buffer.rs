@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use memmap2::MmapMut;
+use memmap2::{MmapMut, UncheckedAdvice};
 
 use crate::error::{Error, Result};
 
@@ -19,6 +19,15 @@ pub const ALIGN: usize = 64;
 /// Address space that weights are cut from: they are packed one after another and live as long as the model, so that
 /// neighbours share huge pages. What is not touched is not resident.
 const SLAB_BYTES: usize = 256 << 20;
+
+/// Address space that pages and slots of some size are cut from, for the same reason.
+const STATE_SLAB_BYTES: usize = 32 << 20;
+
+/// State below this size comes from the allocator.
+const STATE_LEAST_BYTES: usize = 16 << 10;
+
+/// Bytes of freed state that may stay resident for the next to come, however little is in use.
+const STATE_REST_BYTES: u64 = 2 << 20;
 
 /// Scratch of this size and more comes from the system directly: zero pages appear where they are first touched.
 const LARGE_BYTES: usize = 1 << 20;
@@ -74,15 +83,38 @@ struct Ledger {
     usage: Usage,
     /// Free scratch buffers by capacity.
     free: BTreeMap<usize, Vec<Block>>,
-    /// The slab that weights are being cut from, and how much of it is taken.
-    slab: Option<(Arc<Slab>, usize)>,
+    weights: Shelf,
+    state: Shelf,
+    /// Freed state by capacity; not counted as used.
+    rest: BTreeMap<usize, Vec<Block>>,
+    /// Bytes of it that are resident.
+    rest_bytes: usize,
+}
+
+/// The slab that a class is being cut from, and how much of it is taken.
+#[derive(Default)]
+struct Shelf(Option<(Arc<Slab>, usize)>);
+
+impl Shelf {
+    /// `cap` zero bytes, from a new slab of at least `slab_bytes` if the last one has no room.
+    fn cut(&mut self, cap: usize, slab_bytes: usize) -> Option<Block> {
+        let room = self.0.as_ref().is_some_and(|(slab, taken)| slab.bytes - taken >= cap);
+        if !room {
+            self.0 = Some((Arc::new(Slab::map(slab_bytes.max(cap))?), 0));
+        }
+        let (slab, taken) = self.0.as_mut()?;
+        // SAFETY: `taken + cap` is at most the slab's length, as was just made sure.
+        let ptr = unsafe { slab.start.add(*taken) };
+        *taken += cap;
+        Some(Block { ptr: Some(ptr), cap, slab: Some(Arc::clone(slab)), zero: true })
+    }
 }
 
 /// A mapping whose parts are owned one by one.
 struct Slab {
     start: NonNull<u8>,
     bytes: usize,
-    _map: MmapMut,
+    map: MmapMut,
 }
 
 // SAFETY: the mapping is owned; its parts are handed out once each.
@@ -97,9 +129,22 @@ impl Slab {
         // A wish: without it the pages are small.
         #[cfg(target_os = "linux")]
         let _ = map.advise(memmap2::Advice::HugePage);
-        Some(Slab { start: NonNull::new(map.as_mut_ptr())?, bytes, _map: map })
+        Some(Slab { start: NonNull::new(map.as_mut_ptr())?, bytes, map })
+    }
+
+    /// Gives the memory behind a part back to the system; the part reads as zero from then on. False where that does not work.
+    fn vacate(&self, ptr: NonNull<u8>, bytes: usize) -> bool {
+        let offset = ptr.as_ptr() as usize - self.start.as_ptr() as usize;
+        if !cfg!(target_os = "linux") || !offset.is_multiple_of(SYSTEM_PAGE) || !bytes.is_multiple_of(SYSTEM_PAGE) {
+            return false;
+        }
+        // SAFETY: the range lies in the mapping, which is private and anonymous, and its owner has given it up.
+        unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, bytes) }.is_ok()
     }
 }
+
+/// The least the system gives and takes.
+const SYSTEM_PAGE: usize = 4096;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -120,6 +165,8 @@ struct Block {
     cap: usize,
     /// The mapping it is a part of; none if it came from the allocator.
     slab: Option<Arc<Slab>>,
+    /// True if every byte is known to be zero.
+    zero: bool,
 }
 
 // SAFETY: a Block owns its allocation exclusively; nothing else holds the pointer.
@@ -175,7 +222,7 @@ impl Memory {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A buffer of `len` bytes. Fresh memory is zero; lent scratch holds what the last user left.
+    /// A buffer of `len` bytes with whatever the last user left in them; `Buffer::is_zero` says if that is nothing.
     pub fn take(&self, len: usize, class: Class) -> Result<Buffer> {
         let cap = rounded(len, class);
         let mut ledger = self.lock();
@@ -198,7 +245,7 @@ impl Memory {
             }
         }
         let block = match self.kind {
-            Kind::Phantom => Block { ptr: None, cap, slab: None },
+            Kind::Phantom => Block { ptr: None, cap, slab: None, zero: true },
             Kind::Host => ledger.block(cap, class).ok_or(Error::OutOfMemory { class: class.name(), bytes: cap })?,
         };
         usage.by_class[class.index()] += cap as u64;
@@ -220,27 +267,66 @@ impl Ledger {
     /// Zeroed memory for a buffer of `class`, from where that class lives.
     fn block(&mut self, cap: usize, class: Class) -> Option<Block> {
         match class {
-            Class::Weights => {
-                let room = self.slab.as_ref().is_some_and(|(slab, taken)| slab.bytes - taken >= cap);
-                if !room {
-                    self.slab = Some((Arc::new(Slab::map(SLAB_BYTES.max(cap))?), 0));
+            Class::Weights => self.weights.cut(cap, SLAB_BYTES),
+            Class::State if cap >= STATE_LEAST_BYTES => match self.rest.get_mut(&cap).and_then(Vec::pop) {
+                Some(block) => {
+                    self.rest_bytes -= if block.zero { 0 } else { cap };
+                    Some(block)
                 }
-                let (slab, taken) = self.slab.as_mut()?;
-                // SAFETY: `taken + cap` is at most the slab's length, as was just made sure.
-                let ptr = unsafe { slab.start.add(*taken) };
-                *taken += cap;
-                Some(Block { ptr: Some(ptr), cap, slab: Some(Arc::clone(slab)) })
-            }
+                None => self.state.cut(cap, STATE_SLAB_BYTES),
+            },
             Class::Scratch if cap >= LARGE_BYTES => {
                 let slab = Slab::map(cap)?;
-                Some(Block { ptr: Some(slab.start), cap, slab: Some(Arc::new(slab)) })
+                Some(Block { ptr: Some(slab.start), cap, slab: Some(Arc::new(slab)), zero: true })
             }
             Class::State | Class::Scratch => {
                 let layout = Layout::from_size_align(cap, ALIGN).ok()?;
                 // SAFETY: `cap` is at least ALIGN, so the layout is not empty.
-                Some(Block { ptr: Some(NonNull::new(unsafe { alloc_zeroed(layout) })?), cap, slab: None })
+                let ptr = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+                Some(Block { ptr: Some(ptr), cap, slab: None, zero: true })
             }
         }
+    }
+
+    /// Keeps a freed piece of a state slab for the next of its size. When more than a thirty-second of all that is used lies idle,
+    /// it goes back to the system.
+    fn rest(&mut self, block: Block) {
+        if block.slab.is_none() {
+            return;
+        }
+        self.rest_bytes += block.cap;
+        self.rest.entry(block.cap).or_default().push(block);
+        if self.rest_bytes as u64 > (self.usage.total / 32).max(STATE_REST_BYTES) {
+            self.sweep();
+        }
+    }
+
+    /// Unmaps slabs that nobody uses, and gives back the memory behind what is free in the others.
+    fn sweep(&mut self) {
+        let of = |block: &Block| block.slab.as_ref().map(Arc::as_ptr);
+        let mut free: BTreeMap<Option<*const Slab>, usize> = BTreeMap::new();
+        self.rest.values().flatten().for_each(|b| *free.entry(of(b)).or_default() += 1);
+        let current = self.state.0.as_ref().map(|(slab, _)| Arc::as_ptr(slab));
+        let idle = |slab: &Arc<Slab>| {
+            let here = Some(Arc::as_ptr(slab));
+            let held = free.get(&here).copied().unwrap_or(0) + usize::from(current == here);
+            Arc::strong_count(slab) == held
+        };
+        let gone: Vec<_> =
+            self.rest.values().flatten().filter_map(|b| b.slab.as_ref()).filter(|s| idle(s)).map(Arc::as_ptr).collect();
+        let gone: std::collections::BTreeSet<_> = gone.into_iter().map(Some).collect();
+        if gone.contains(&current) {
+            self.state.0 = None;
+        }
+        for list in self.rest.values_mut() {
+            list.retain(|b| !gone.contains(&of(b)));
+            for block in list.iter_mut().filter(|b| !b.zero) {
+                if let (Some(slab), Some(ptr)) = (&block.slab, block.ptr) {
+                    block.zero = slab.vacate(ptr, block.cap);
+                }
+            }
+        }
+        self.rest_bytes = self.rest.values().flatten().filter(|b| !b.zero).map(|b| b.cap).sum();
     }
 }
 
@@ -249,6 +335,7 @@ impl Ledger {
 fn rounded(len: usize, class: Class) -> usize {
     let lines = len.max(1).div_ceil(ALIGN) * ALIGN;
     match class {
+        Class::State if lines >= STATE_LEAST_BYTES => lines.div_ceil(SYSTEM_PAGE) * SYSTEM_PAGE,
         Class::Scratch => {
             let step = (lines.next_power_of_two() / 16).max(ALIGN);
             lines.div_ceil(step) * step
@@ -276,6 +363,17 @@ impl Buffer {
         self.len == 0
     }
 
+    /// True if every byte is known to be zero, since nobody wrote it yet.
+    pub fn is_zero(&self) -> bool {
+        self.block.as_ref().is_none_or(|b| b.zero)
+    }
+
+    fn written(&mut self) {
+        if let Some(block) = &mut self.block {
+            block.zero = false;
+        }
+    }
+
     /// What it is counted as.
     pub fn class(&self) -> Class {
         self.class
@@ -293,6 +391,7 @@ impl Buffer {
 
     /// The bytes, writable; none for a phantom.
     pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        self.written();
         // SAFETY: as in `bytes`; `&mut self` makes the access exclusive.
         self.ptr().map(|p| unsafe { std::slice::from_raw_parts_mut(p.as_ptr(), self.len) })
     }
@@ -305,6 +404,7 @@ impl Buffer {
 
     /// The bytes as `T`, writable; none for a phantom.
     pub fn cast_mut<T: Plain>(&mut self) -> Option<&mut [T]> {
+        self.written();
         // SAFETY: as in `cast`; `&mut self` makes the access exclusive.
         self.ptr().map(|p| unsafe { std::slice::from_raw_parts_mut(p.as_ptr().cast::<T>(), self.len / size_of::<T>()) })
     }
@@ -319,6 +419,9 @@ impl Drop for Buffer {
         } else {
             ledger.usage.by_class[self.class.index()] -= block.cap as u64;
             ledger.usage.total -= block.cap as u64;
+            if self.class == Class::State {
+                ledger.rest(block);
+            }
         }
     }
 }
@@ -377,6 +480,42 @@ mod tests {
         }
         assert_eq!(host.usage(), phantom.usage());
         assert!(phantom.take(8, Class::State).unwrap().bytes().is_none());
+    }
+
+    #[test]
+    fn freed_state_is_used_again_or_given_back() {
+        let memory = Memory::host();
+        let piece = 256 << 10;
+        let fill = |n: usize| -> Vec<Buffer> {
+            let of = |i: usize| {
+                let mut b = memory.take(piece, Class::State).unwrap();
+                b.bytes_mut().unwrap().fill((i % 250) as u8 + 1);
+                b
+            };
+            (0..n).map(of).collect()
+        };
+        let one = fill(1).pop().unwrap();
+        let at = one.bytes().unwrap().as_ptr();
+        drop(one);
+        let again = memory.take(piece, Class::State).unwrap();
+        assert!(std::ptr::eq(again.bytes().unwrap().as_ptr(), at) && !again.is_zero());
+        // Three slabs, of which every second piece is freed: what comes back is either dirty or truly zero.
+        let mut many = fill(400);
+        let mut i = 0;
+        many.retain(|_| {
+            i += 1;
+            i % 2 == 0
+        });
+        for _ in 0..200 {
+            let b = memory.take(piece, Class::State).unwrap();
+            assert!(!b.is_zero() || b.bytes().unwrap().iter().all(|&x| x == 0));
+            many.push(b);
+        }
+        drop(many);
+        drop(again);
+        let ledger = memory.lock();
+        assert!(ledger.usage.total == 0 && ledger.rest_bytes as u64 <= STATE_REST_BYTES);
+        assert!(ledger.rest.values().flatten().count() * piece <= STATE_SLAB_BYTES, "idle slabs are unmapped");
     }
 
     #[test]

@@ -144,6 +144,11 @@ impl Tensor {
         Ok(self)
     }
 
+    /// True if every byte is known to be zero, since nobody wrote it yet; a host's tensors only.
+    pub fn is_zero(&self) -> bool {
+        self.storage.host().is_some_and(Buffer::is_zero)
+    }
+
     /// The storage, for the backend that made it.
     pub fn storage(&self) -> &Arc<dyn Storage> {
         &self.storage

@@ -96,7 +96,12 @@ pub fn run(engine: &Arc<Engine>, name: &str, turns: usize, plot: Option<&Path>, 
         return Ok(());
     }
     println!("{name}: {turns} turns in {CONVERSATIONS} conversations that go on, fork, sleep and wake");
-    println!("metered  {} to {} in the last three quarters; budget {}", bytes(metered.0), bytes(metered.1), limit.map_or("none".into(), bytes));
+    println!(
+        "metered  {} to {} in the last three quarters; budget {}",
+        bytes(metered.0),
+        bytes(metered.1),
+        limit.map_or("none".into(), bytes)
+    );
     println!("resident {} to {}", bytes(resident.0), bytes(resident.1));
     println!("{} tokens not computed again, {} pages and marks given up", kept.tokens_saved, kept.evictions);
     Ok(())
