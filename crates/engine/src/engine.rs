@@ -172,8 +172,7 @@ impl Engine {
             return Ok(());
         };
         let usage = self.model.backend().memory().usage();
-        let scratch = (step.peak_bytes - step.weights_bytes).max(usage.of(Class::Scratch));
-        let needed = usage.of(Class::Weights) + usage.of(Class::State) + state_bytes as u64 + scratch;
+        let needed = usage.total - usage.idle + state_bytes as u64 + (step.peak_bytes - step.weights_bytes);
         let over = needed.saturating_sub(limit);
         if over > 0 {
             self.tree().evict(over);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use reverie_memory::Snapshot;
 use reverie_model::{Sequence, State, Want};
-use reverie_tensor::Tensor;
 use reverie_tensor::backend::PAGE_TOKENS;
+use reverie_tensor::{Class, Tensor};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -219,7 +219,10 @@ impl Session {
     /// Leaves what was read so far in the tree.
     fn keep(&mut self, why: Why) {
         if self.state.is_whole() && self.state.len() == self.tokens.len() {
-            self.engine.tree().keep(&self.tokens, &mut self.state, self.logits.as_ref(), why);
+            let (engine, logits) = (Arc::clone(&self.engine), self.logits.as_ref());
+            // A mark without logits costs one token more later; a budget too tight for them is no reason to fail.
+            let copy = || engine.model.backend().copy(logits?, Class::State).ok();
+            engine.tree().keep(&self.tokens, &mut self.state, copy, why);
         }
     }
 

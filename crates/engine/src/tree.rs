@@ -278,8 +278,14 @@ impl Tree {
     }
 
     /// Keeps what a session holds: its pages by handle, and a mark where it stands. Whole pages that are known already replace
-    /// the session's own, so that equal text is held once.
-    pub(crate) fn keep(&mut self, tokens: &[u32], state: &mut State, logits: Option<&Tensor>, why: Why) {
+    /// the session's own, so that equal text is held once. `logits` are asked for where they are not known yet.
+    pub(crate) fn keep(
+        &mut self,
+        tokens: &[u32],
+        state: &mut State,
+        logits: impl FnOnce() -> Option<Tensor>,
+        why: Why,
+    ) {
         debug_assert_eq!(tokens.len(), state.len());
         if tokens.is_empty() {
             return;
@@ -309,8 +315,21 @@ impl Tree {
             path.push(here);
             at = Some(here);
         }
-        let mark = Mark { point: state.checkpoint(), logits: logits.cloned(), why, heat: Heat::default() };
-        self.mark(&path, mark);
+        let (clock, point) = (self.clock, state.checkpoint());
+        let Some(&last) = path.last() else { return };
+        let marks = &mut self.node_mut(last).marks;
+        let after = marks.iter().filter(|m| m.point.position() < point.position()).count();
+        if marks.get(after).is_none_or(|m| m.point.position() != point.position()) {
+            marks.insert(after, Mark { point, logits: None, why, heat: Heat::default() });
+        }
+        let mark = &mut marks[after];
+        mark.heat.hit(clock);
+        if why == Why::Turn {
+            mark.why = why;
+        }
+        if mark.logits.is_none() {
+            mark.logits = logits();
+        }
     }
 
     fn add(&mut self, parent: Option<usize>, start: usize, tokens: &[u32], page: Vec<Tensor>) -> usize {
@@ -342,26 +361,6 @@ impl Tree {
             None => self.roots.push(at),
         }
         at
-    }
-
-    fn mark(&mut self, path: &[usize], mut mark: Mark) {
-        let (clock, position) = (self.clock, mark.point.position());
-        mark.heat.hit(clock);
-        let Some(&last) = path.last() else { return };
-        let node = self.node_mut(last);
-        match node.marks.iter_mut().find(|m| m.point.position() == position) {
-            Some(known) => {
-                known.logits = known.logits.take().or(mark.logits);
-                if mark.why == Why::Turn {
-                    known.why = Why::Turn;
-                }
-                known.heat.hit(clock);
-            }
-            None => {
-                let after = node.marks.iter().filter(|m| m.point.position() < position).count();
-                node.marks.insert(after, mark);
-            }
-        }
     }
 
     /// Gives up every second interval mark of the path of `tokens` once it has more than `most`, and says so.

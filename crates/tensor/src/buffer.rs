@@ -67,6 +67,8 @@ pub struct Usage {
     pub total: u64,
     /// Largest sum seen.
     pub peak: u64,
+    /// Scratch that is kept for reuse and goes first when the budget is short.
+    pub idle: u64,
     /// The budget, if one is set.
     pub limit: Option<u64>,
 }
@@ -230,6 +232,7 @@ impl Memory {
             // Anything up to an eighth larger serves: the pool then settles on few sizes.
             let found = ledger.free.range(cap..=cap + cap / 8).find(|(_, v)| !v.is_empty()).map(|(&c, _)| c);
             if let Some(block) = found.and_then(|c| ledger.free.get_mut(&c)).and_then(Vec::pop) {
+                ledger.usage.idle -= block.cap as u64;
                 return Ok(Buffer { block: Some(block), len, class, memory: self.clone() });
             }
         }
@@ -260,6 +263,7 @@ impl Ledger {
     fn trim(&mut self) {
         let kept: u64 = self.free.iter().map(|(c, v)| (*c * v.len()) as u64).sum();
         self.free.clear();
+        self.usage.idle = 0;
         self.usage.by_class[Class::Scratch.index()] -= kept;
         self.usage.total -= kept;
     }
@@ -415,6 +419,7 @@ impl Drop for Buffer {
         let Some(block) = self.block.take() else { return };
         let mut ledger = self.memory.lock();
         if self.class == Class::Scratch {
+            ledger.usage.idle += block.cap as u64;
             ledger.free.entry(block.cap).or_default().push(block);
         } else {
             ledger.usage.by_class[self.class.index()] -= block.cap as u64;
