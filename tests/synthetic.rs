@@ -49,8 +49,13 @@ impl TensorStore for Anything {
         ["model.embed_tokens.weight", "model.norm.weight"].contains(&name)
     }
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        // What no config says: the ranks of narrow ways.
-        let narrow: &[(&str, [usize; 2])] = &[("x_proj.0.linear.weight", [40, 64]), (".0.weight", [8, 64])];
+        // Taps have a shape to check, known or not.
+        if name.contains("conv") && name.ends_with(".weight") {
+            return Some(self.known.get(name).cloned().unwrap_or_else(|| vec![0]));
+        }
+        // What no config says: the ranks of narrow ways, the rows of stacked projections.
+        let narrow: &[(&str, [usize; 2])] =
+            &[("x_proj.0.linear.weight", [40, 64]), (".0.weight", [8, 64]), ("qkv_proj.weight", [192, 64])];
         narrow.iter().find(|(leaf, _)| name.ends_with(leaf)).map(|(_, shape)| shape.to_vec())
     }
     fn matrix<'a>(&'a self, name: &str, (n, k): (usize, usize)) -> Result<Box<dyn WeightSource + 'a>, Error> {

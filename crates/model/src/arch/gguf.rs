@@ -71,6 +71,10 @@ pub fn config(metadata: &Metadata, weights: &dyn TensorStore, dialect: &Dialect)
     let rows =
         rows.ok_or_else(|| Error::config("token_embd.weight", "no such tensor", "the embedding of a text model"))?;
     map.insert("vocab_size".into(), rows.into());
+    // A window of nothing is how some converters say that there is none.
+    if map.get("sliding_window").is_some_and(|w| *w == 0) {
+        map.remove("sliding_window");
+    }
     rope(metadata, weights, dialect, &mut map)?;
     (dialect.adapt)(metadata, &mut map)?;
     Ok(ModelConfig::new(metadata.path(), map))
@@ -142,6 +146,17 @@ fn rope(metadata: &Metadata, weights: &dyn TensorStore, dialect: &Dialect, map: 
     if weights.contains("rope_freqs.weight") {
         let factors = weights.floats("rope_freqs.weight")?.1;
         map.insert("rope_scaling".into(), json!({"rope_type": "divisors", "divisors": factors}));
+    } else if weights.contains("rope_factors_short.weight") {
+        let mut scaling = Map::new();
+        scaling.insert("rope_type".into(), "longrope".into());
+        for which in ["short", "long"] {
+            let factors = weights.floats(&format!("rope_factors_{which}.weight"))?.1;
+            scaling.insert(format!("{which}_factor"), json!(factors));
+        }
+        numbers(metadata, &mut scaling, &[(&key("scaling.attn_factor"), "attention_factor")])?;
+        let original = metadata.optional_usize(&key("scaling.original_context_length"))?;
+        scaling.extend(original.map(|n| ("original_max_position_embeddings".to_owned(), n.into())));
+        map.insert("rope_scaling".into(), scaling.into());
     } else if let Some(kind) = metadata.optional_text(&key("scaling.type"))?.filter(|k| *k != "none") {
         let mut scaling = Map::new();
         scaling.insert("rope_type".into(), kind.into());
@@ -220,6 +235,15 @@ pub fn deepseek2(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()
         // The file has a tenth of it.
         scaling.insert("mscale".into(), json!(10.0 * m));
         scaling.insert("mscale_all_dim".into(), json!(10.0 * m));
+    }
+    Ok(())
+}
+
+/// Kinds of layers from a list that says which of them slide.
+pub fn sliding_layers(metadata: &Metadata, map: &mut Map<String, Value>, arch: &str) -> Result<()> {
+    if let Some(slides) = metadata.optional_bools(&format!("{arch}.attention.sliding_window_pattern"))? {
+        let kind = |slides: &bool| if *slides { "sliding_attention" } else { "full_attention" };
+        map.insert("layer_types".into(), slides.iter().map(kind).collect());
     }
     Ok(())
 }

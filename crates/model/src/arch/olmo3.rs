@@ -17,7 +17,7 @@ pub const ENTRY: ArchEntry = ArchEntry {
         arch: "olmo2",
         names: &[("post_attention_layernorm", "post_attention_norm"), ("post_feedforward_layernorm", "post_ffw_norm")],
         interleaved_rows: false,
-        adapt: gguf::as_is,
+        adapt: |metadata, map| gguf::sliding_layers(metadata, map, "olmo2"),
     }),
 };
 
