@@ -16,7 +16,7 @@ use crate::state::{KvNeed, LayerState, StateKind, StateSpec};
 /// The row.
 pub const ENTRY: MixerEntry = MixerEntry {
     name: "full_attention",
-    aliases: &["attention", "sliding_attention", "chunked_attention"],
+    aliases: &["attention", "sliding_attention"],
     about: "softmax attention: grouped queries, q/k norms, biases, rotary, window, soft-cap, sinks, output gate",
     state: &[StateKind::Kv],
     spec: |config, layer| Ok(Box::new(Spec::from_config(config, layer)?)),
