@@ -70,8 +70,7 @@ impl Engine {
             return Err(reverie_tensor::Error::value("chunk", 0, "at least one token").into());
         }
         model.backend().memory().set_limit(spec.memory);
-        let recurrent = model.state_specs().iter().any(|s| !s.slots.is_empty());
-        let standing = if recurrent { Standing::AtMarks } else { Standing::Anywhere };
+        let standing = if model.is_recurrent() { Standing::AtMarks } else { Standing::Anywhere };
         let plain = |model, limit, forecaster| Engine {
             model,
             cache,

@@ -167,12 +167,13 @@ impl Engine {
         if manifest.page_tokens != PAGE_TOKENS {
             return Err(Error::PageTokens { found: manifest.page_tokens, expected: PAGE_TOKENS });
         }
-        let mut pages: Vec<Vec<Tensor>> = if specs.is_empty() { Vec::new() } else { self.tree().whole_pages(tokens) };
-        let known = pages.len();
-        let all = if specs.is_empty() { 0 } else { at.div_ceil(PAGE_TOKENS) };
+        let all = at.div_ceil(PAGE_TOKENS);
+        let mut pages = self.tree().whole_pages(tokens);
+        // Where no layer keeps keys and values, pages are empty and there is nothing to read.
+        let known = if specs.is_empty() { all } else { pages.len() };
         pages.resize(all, Vec::new());
         let mut point = None;
-        if empty_needs_slots(self) && at > 0 {
+        if self.model.is_recurrent() && at > 0 {
             let object = manifest.snapshots.iter().find(|s| s.position == at).map(|s| s.object);
             let object = object.ok_or(Error::CannotStand { at, deepest: manifest.stands(at) })?;
             let mut fresh = Checkpoint::blank(at, self.model.state_specs(), backend)?;
@@ -188,14 +189,7 @@ impl Engine {
             *page = specs.iter().map(fresh).collect::<Result<_, _>>()?;
             fill(store, backend, object, &mut page.iter_mut().collect::<Vec<_>>())
         })?;
-        let recurrent = empty_needs_slots(self);
-        let state = match specs.is_empty() {
-            false => empty.standing(at, recurrent, pages.iter().map(|p| &p[..]), point.as_ref()),
-            true => {
-                let none: &[Tensor] = &[];
-                empty.standing(at, recurrent, (0..at.div_ceil(PAGE_TOKENS)).map(|_| none), point.as_ref())
-            }
-        };
+        let state = empty.standing(at, self.model.is_recurrent(), pages.iter().map(|p| &p[..]), point.as_ref());
         let state = state.ok_or(Error::CannotStand { at, deepest: 0 })?;
         let logits = match manifest.logits.filter(|_| at == manifest.tokens.len()) {
             Some(object) => {
@@ -212,10 +206,6 @@ impl Engine {
         };
         Ok((state, logits))
     }
-}
-
-fn empty_needs_slots(engine: &Engine) -> bool {
-    engine.model.state_specs().iter().any(|s| !s.slots.is_empty())
 }
 
 impl Session {

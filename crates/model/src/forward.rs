@@ -107,6 +107,11 @@ impl Model {
         &self.specs
     }
 
+    /// True if some layer can stand only where it was snapshotted.
+    pub fn is_recurrent(&self) -> bool {
+        self.specs.iter().any(|s| !s.slots.is_empty())
+    }
+
     /// An empty state whose keys and values `cache` holds.
     pub fn new_state(&self, cache: &CacheEntry) -> State {
         State::new(self.parts.plan.mixers().map(|m| cache.layer_state(m)).collect())

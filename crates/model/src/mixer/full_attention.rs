@@ -3,7 +3,7 @@
 //! scheme: it writes pages and reads them.
 
 use reverie_files::ModelConfig;
-use reverie_tensor::{AttendSpec, Class, DType, Input, KvSegment, KvSpec, KvTarget, Norm, NormKind, Rope, Tensor};
+use reverie_tensor::{AttendSpec, Class, DType, Input, KvSpec, Norm, NormKind, Rope, Tensor};
 
 use super::{Mixer, MixerEntry, Step, Stream};
 use crate::Build;
@@ -309,15 +309,7 @@ impl Mixer for Attention {
         let q = q.ok_or_else(|| reverie_tensor::Error::shape("attention", "no queries", 1))?;
         let q = self.heads(step, q, self.q_norm.as_ref())?;
         let q = self.grown(step, q)?;
-        let mut pages: Vec<_> = states.iter_mut().filter_map(|s| s.kv.as_mut()).collect();
-        let Some(kv) = pages.first().map(|p| p.spec) else {
-            return Err(Error::Pairing {
-                cache: "none",
-                holds: "nothing",
-                mixer: ENTRY.name.into(),
-                needs: "key/value",
-            });
-        };
+        let (mut pages, kv) = step.pages(states, ENTRY.name)?;
         if let (Some(own), Some(k)) = (&self.own, k) {
             // Where one projection serves both, the value is what came before the key's norm.
             let v = v.unwrap_or_else(|| k.clone());
@@ -326,18 +318,9 @@ impl Mixer for Attention {
                 None => v,
             };
             let k = self.heads(step, k, own.k_norm.as_ref())?;
-            let mut targets: Vec<_> = pages
-                .iter_mut()
-                .zip(step.rows)
-                .map(|(p, r)| KvTarget { rows: r.range.clone(), start: r.start, pages: &mut p.pages })
-                .collect();
-            be.kv_write(&k, &v, &mut targets, &kv)?;
+            step.kv_write(&k, &v, &mut pages, &kv)?;
         }
-        let segments: Vec<_> = pages
-            .iter()
-            .zip(step.rows)
-            .map(|(p, r)| KvSegment { rows: r.range.clone(), start: r.start, pages: &p.pages })
-            .collect();
+        let segments = step.kv_segments(&pages);
         let y = be.attend(&q, &segments, &AttendSpec { kv, ..self.attend.clone() })?;
         let closing = match &gate {
             Some(gate) => Input::SigmoidGated(&y, gate),

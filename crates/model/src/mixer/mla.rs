@@ -6,8 +6,8 @@ use reverie_files::ModelConfig;
 use reverie_tensor::formula::input;
 use reverie_tensor::quant::{Plain, Rows, Turned};
 use reverie_tensor::{
-    AttendSpec, Backend, Choice, ChooseSpec, Class, DType, Group, Input, Keep, KvSegment, KvSpec, KvTarget, Latent,
-    Norm, Operand, Rope, RopeLayout, Tensor, Weight,
+    AttendSpec, Backend, Choice, ChooseSpec, Class, DType, Group, Input, Keep, KvSegment, KvSpec, Latent, Norm,
+    Operand, Rope, RopeLayout, Tensor, Weight,
 };
 
 use super::{Mixer, MixerEntry, Step, Stream};
@@ -339,23 +339,10 @@ impl Mixer for Mla {
         let q = by_head(be, q_nope, &self.into)?.reshape(&[t * h, rank])?;
         let q = be.concat(&[&q, &q_rope])?.reshape(&[t, h, rank + rope])?;
 
-        let mut pages: Vec<_> = states.iter_mut().filter_map(|s| s.kv.as_mut()).collect();
-        let Some(kv) = pages.first().map(|p| p.spec) else {
-            let (cache, mixer) = ("none", ENTRY.name.into());
-            return Err(Error::Pairing { cache, holds: "nothing", mixer, needs: "key/value" });
-        };
-        let mut targets: Vec<_> = pages
-            .iter_mut()
-            .zip(step.rows)
-            .map(|(p, r)| KvTarget { rows: r.range.clone(), start: r.start, pages: &mut p.pages })
-            .collect();
+        let (mut pages, kv) = step.pages(states, ENTRY.name)?;
         let nothing = be.alloc(&[t, 0], DType::F32, Class::Scratch)?;
-        be.kv_write(&k, &nothing, &mut targets, &kv)?;
-        let segments: Vec<_> = pages
-            .iter()
-            .zip(step.rows)
-            .map(|(p, r)| KvSegment { rows: r.range.clone(), start: r.start, pages: &p.pages })
-            .collect();
+        step.kv_write(&k, &nothing, &mut pages, &kv)?;
+        let segments = step.kv_segments(&pages);
         let keep = match &self.index {
             Some(index) => {
                 let [q] = project(be, q_input, [&index.q])?;

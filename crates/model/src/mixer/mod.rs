@@ -36,11 +36,11 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use reverie_files::ModelConfig;
-use reverie_tensor::{Backend, Norm, StateSegment, Tensor};
+use reverie_tensor::{Backend, KvSegment, KvSpec, KvTarget, Norm, StateSegment, Tensor};
 
 use crate::error::{Error, Result};
 use crate::plan::MixerSpec;
-use crate::state::{LayerState, StateKind};
+use crate::state::{LayerState, Pages, StateKind};
 
 /// A row of the registry.
 pub struct MixerEntry {
@@ -115,6 +115,34 @@ impl Step<'_> {
             .iter_mut()
             .zip(self.rows)
             .map(|(s, r)| Ok(StateSegment { rows: r.range.clone(), state: s.slots.get_mut(slot).ok_or_else(missing)? }))
+            .collect()
+    }
+
+    /// The pages of every sequence and their layout; refused, by the mixer's name, where the state keeps none.
+    pub fn pages<'s>(&self, states: &'s mut [&mut LayerState], mixer: &str) -> Result<(Vec<&'s mut Pages>, KvSpec)> {
+        let pages: Vec<_> = states.iter_mut().filter_map(|s| s.kv.as_mut()).collect();
+        let missing =
+            || Error::Pairing { cache: "none", holds: "nothing", mixer: mixer.to_owned(), needs: "key/value" };
+        let kv = pages.first().map(|p| p.spec).ok_or_else(missing)?;
+        Ok((pages, kv))
+    }
+
+    /// Writes the keys and values of every row into the pages of its sequence.
+    pub fn kv_write(&self, k: &Tensor, v: &Tensor, pages: &mut [&mut Pages], kv: &KvSpec) -> Result<()> {
+        let mut targets: Vec<_> = pages
+            .iter_mut()
+            .zip(self.rows)
+            .map(|(p, r)| KvTarget { rows: r.range.clone(), start: r.start, pages: &mut p.pages })
+            .collect();
+        Ok(self.backend.kv_write(k, v, &mut targets, kv)?)
+    }
+
+    /// What the rows of every sequence attend to.
+    pub fn kv_segments<'p>(&self, pages: &'p [&mut Pages]) -> Vec<KvSegment<'p>> {
+        pages
+            .iter()
+            .zip(self.rows)
+            .map(|(p, r)| KvSegment { rows: r.range.clone(), start: r.start, pages: &p.pages })
             .collect()
     }
 }

@@ -3,8 +3,8 @@
 
 use reverie_files::ModelConfig;
 use reverie_tensor::{
-    AttendSpec, Backend, Choice, ChooseSpec, Class, DType, Input, KvSegment, KvSpec, KvTarget, Norm, Rope, RouteSpec,
-    Score, Tensor, Term,
+    AttendSpec, Backend, Choice, ChooseSpec, Class, DType, Input, KvSegment, KvSpec, Norm, Rope, RouteSpec, Score,
+    Tensor, Term,
 };
 
 use super::{Mixer, Step, Stream};
@@ -238,22 +238,9 @@ impl Mixer for Sparse {
         };
         let q = self.heads(step, q, self.q_norm.as_ref())?;
         let k = self.heads(step, k, self.k_norm.as_ref())?;
-        let mut pages: Vec<_> = states.iter_mut().filter_map(|s| s.kv.as_mut()).collect();
-        let Some(kv) = pages.first().map(|p| p.spec) else {
-            let mixer = self.spec.kind.into();
-            return Err(Error::Pairing { cache: "none", holds: "nothing", mixer, needs: "key/value" });
-        };
-        let mut targets: Vec<_> = pages
-            .iter_mut()
-            .zip(step.rows)
-            .map(|(p, r)| KvTarget { rows: r.range.clone(), start: r.start, pages: &mut p.pages })
-            .collect();
-        be.kv_write(&k, &v, &mut targets, &kv)?;
-        let segments: Vec<_> = pages
-            .iter()
-            .zip(step.rows)
-            .map(|(p, r)| KvSegment { rows: r.range.clone(), start: r.start, pages: &p.pages })
-            .collect();
+        let (mut pages, kv) = step.pages(states, self.spec.kind)?;
+        step.kv_write(&k, &v, &mut pages, &kv)?;
+        let segments = step.kv_segments(&pages);
         let y = self.mixed(be, &q, &segments, (kv, gates))?;
         let y = match &self.o_norm {
             Some(norm) => {
