@@ -11,16 +11,36 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
 }
 
-/// Every folder with a checkpoint and reference logits, by name.
+/// Every folder with a checkpoint that runs alone and reference logits, by name.
 pub fn oracles() -> Vec<PathBuf> {
+    let found: Vec<PathBuf> = references().into_iter().filter(|p| target(p).is_none()).collect();
+    assert!(found.len() >= 10, "found only {} oracle fixtures", found.len());
+    found
+}
+
+/// Every drafter with reference logits, and its target.
+pub fn drafters() -> Vec<(PathBuf, PathBuf)> {
+    let found: Vec<_> = references().into_iter().filter_map(|p| target(&p).map(|t| (p, t))).collect();
+    assert!(!found.is_empty(), "no drafter among the fixtures");
+    found
+}
+
+/// Every folder with a checkpoint and reference logits.
+fn references() -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = std::fs::read_dir(root())
         .expect("fixtures/")
         .filter_map(|e| e.ok().map(|e| e.path()))
         .filter(|p| p.join("reference.safetensors").exists() && p.join("config.json").exists())
         .collect();
     found.sort();
-    assert!(found.len() >= 10, "found only {} oracle fixtures", found.len());
     found
+}
+
+/// The model that a drafter's reference was made with.
+fn target(folder: &Path) -> Option<PathBuf> {
+    let json = std::fs::read(folder.join("reference.json")).expect("reference.json");
+    let json: serde_json::Value = serde_json::from_slice(&json).expect("json");
+    json["target"].as_str().map(|t| root().join(t))
 }
 
 /// The oracles whose context holds `tokens`.

@@ -1,7 +1,7 @@
 //! `inspect`: what a checkpoint holds, layer by layer, and what it will take.
 
 use reverie::rooms::model::arch::ArchEntry;
-use reverie::rooms::model::plan::Part;
+use reverie::rooms::model::plan::{Lender, Part};
 use reverie::rooms::tensor::{DType, Form};
 use reverie::{Loader, locate};
 use serde_json::{Value, json};
@@ -38,7 +38,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let dtype = engine.cache().dtype;
     let layers: Vec<Value> = plan.layers.iter().enumerate().map(|(i, layer)| describe(i, layer, dtype)).collect();
     let context = args.context.unwrap_or(plan.context.min(32_768)).min(plan.context);
-    let forecast = engine.forecast(context, args.batch)?;
+    // A drafter runs beside its target only.
+    let forecast = if plan.draft.is_some() { None } else { engine.forecast(context, args.batch)? };
     let arch: Option<&ArchEntry> = loader.registries.archs().iter().copied().find(|a| a.name == plan.arch);
     let per_token: usize = engine.model().state_specs().iter().map(|s| s.bytes_per_token(dtype)).sum();
     let fixed: usize = engine.model().state_specs().iter().map(|s| s.fixed_bytes()).sum();
@@ -123,7 +124,8 @@ fn describe(i: usize, layer: &reverie::rooms::model::plan::Layer, dtype: DType) 
                 };
                 mixers.push(m.kind());
                 states.push(match m.reads() {
-                    Some((owner, _)) => format!("reads mixer {owner}"),
+                    Some((Lender::Earlier(owner), _)) => format!("reads mixer {owner}"),
+                    Some((Lender::Target(word), _)) => format!("reads the target's {word}"),
                     None => format!("{} {growth}", kinds.join("+")),
                 });
             }

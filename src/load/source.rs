@@ -19,7 +19,7 @@ pub fn plan(checkpoint: &Checkpoint, registries: &Registries) -> Result<Plan> {
             let arch = registries.arch_of_gguf(metadata.text("general.architecture")?)?;
             let Some(dialect) = arch.gguf else { unreachable!("found by its dialect") };
             let config = gguf::config(metadata, weights, dialect)?;
-            Ok((arch.plan)(&Source { config, weights, gguf: Some(dialect), registries })?)
+            Ok((arch.plan)(&Source { whole: config.clone(), config, weights, gguf: Some(dialect), registries })?)
         }
     }
 }

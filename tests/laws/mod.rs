@@ -2,6 +2,7 @@
 
 mod budget;
 mod composed;
+mod draft;
 mod experts;
 mod oracle;
 mod pack;

@@ -9,7 +9,7 @@ use reverie::rooms::model::{Sequence, Want};
 use reverie::rooms::tensor::quant::QUANTS;
 use serde_json::Value;
 
-use crate::fixtures::{load, name, oracles};
+use crate::fixtures::{drafters, load, name, oracles};
 
 struct Reference {
     ids: Vec<u32>,
@@ -36,7 +36,7 @@ fn reference_in(json: &Path, tensors: &Path) -> Reference {
 }
 
 /// Largest absolute difference over largest absolute reference value.
-fn distance(got: &[f32], want: &[f32]) -> f32 {
+pub fn distance(got: &[f32], want: &[f32]) -> f32 {
     assert_eq!(got.len(), want.len());
     let top = want.iter().fold(0.0f32, |m, v| m.max(v.abs()));
     // A number that is none differs by more than any bound.
@@ -119,7 +119,8 @@ const ROWS: &[&str] = &[
 #[test]
 fn the_readme_tells_how_many_rows_of_the_oracles_pass() {
     // A row whose folder is here passes, or the law below fails.
-    let here: Vec<String> = oracles().iter().map(|f| name(f)).collect();
+    let here: Vec<String> =
+        oracles().into_iter().chain(drafters().into_iter().map(|(f, _)| f)).map(|f| name(&f)).collect();
     let (held, missing): (Vec<&str>, Vec<&str>) = ROWS.iter().partition(|r| here.iter().any(|h| h == *r));
     println!("{} of {} rows; without a fixture: {missing:?}", held.len(), ROWS.len());
     let readme = std::fs::read_to_string(crate::fixtures::root().join("../README.md")).expect("README.md");
@@ -130,7 +131,7 @@ fn the_readme_tells_how_many_rows_of_the_oracles_pass() {
 }
 
 /// The recurrences differ by up to 1e-3 between the reference's own chunked and stepwise forms.
-fn bound(folder: &Path) -> f32 {
+pub fn bound(folder: &Path) -> f32 {
     if name(folder).contains("qwen3_5") { 1e-3 } else { 2e-4 }
 }
 

@@ -10,6 +10,7 @@ use reverie_files::TensorStore;
 use reverie_tensor::quant::{DenseMatrix, Plain, Rows};
 use reverie_tensor::{Backend, Class, DType, Norm, NormKind, Tensor, Weight, WeightSource};
 
+use crate::draft::Gates;
 use crate::error::{Error, Result};
 use crate::forward::{BuiltBlock, BuiltPart, Model, ModelParts};
 use crate::linear::{Linear, Lora};
@@ -341,7 +342,14 @@ pub fn assemble(
         None => None,
     };
     let final_norm = root.norm(&plan.final_norm, plan.width)?;
-    Model::new(ModelParts { plan, backend: Arc::clone(backend), embed, before, layers, after, final_norm, head })
+    let gates = match &plan.draft {
+        Some(draft) => Some(Gates {
+            enter: root.linear(&draft.enter, plan.width, 2 * draft.target_width)?,
+            leave: root.linear(&draft.leave, draft.target_width, plan.width)?,
+        }),
+        None => None,
+    };
+    Model::new(ModelParts { plan, backend: Arc::clone(backend), embed, before, layers, after, final_norm, head, gates })
 }
 
 /// The blocks of one layer with their weights.

@@ -61,6 +61,14 @@ pub enum Error {
         /// Positions there are.
         context: usize,
     },
+    /// A drafter asked to run alone.
+    #[error(
+        "{arch} is a drafter: it guesses for another model from that model's keys, values and stream, and cannot run alone"
+    )]
+    Drafter {
+        /// Its architecture.
+        arch: &'static str,
+    },
     /// A state that a failed step left half advanced.
     #[error("this state was left half advanced by a failed step; drop it and read its tokens again")]
     Poisoned,

@@ -7,6 +7,7 @@ use reverie_tensor::backend::Map;
 use reverie_tensor::{Backend, Input, Norm, Tensor, Weight};
 
 use crate::cache::CacheEntry;
+use crate::draft::Gates;
 use crate::error::{Error, Result};
 use crate::ffn::Ffn;
 use crate::linear::Linear;
@@ -40,13 +41,15 @@ pub(crate) struct ModelParts {
     pub(crate) after: Vec<BuiltBlock>,
     pub(crate) final_norm: Norm,
     pub(crate) head: Option<Linear>,
+    /// A drafter's way in and out.
+    pub(crate) gates: Option<Gates>,
 }
 
 /// A model ready to run.
 pub struct Model {
-    parts: ModelParts,
+    pub(crate) parts: ModelParts,
     specs: Vec<StateSpec>,
-    /// The state that each mixer is handed.
+    /// The state that each mixer is handed; none for a drafter, which is told at each step.
     owners: Vec<usize>,
 }
 
@@ -74,7 +77,7 @@ pub struct Sequence<'a> {
 impl Model {
     pub(crate) fn new(parts: ModelParts) -> Result<Model> {
         let specs = parts.plan.mixers().map(|m| m.state()).collect();
-        let owners = parts.plan.owners()?;
+        let owners = if parts.plan.draft.is_some() { Vec::new() } else { parts.plan.owners()? };
         Ok(Model { parts, specs, owners })
     }
 
@@ -122,8 +125,38 @@ impl Model {
     /// Observers hear "hidden.0" after the embedding, "hidden.i" after layer i; the last is heard after the final norm, as
     /// transformers reports it, and only where logits of all tokens are wanted.
     pub fn forward(&self, sequences: &mut [Sequence<'_>]) -> Result<Vec<Option<Tensor>>> {
-        let ModelParts { plan, backend, .. } = &self.parts;
+        let (wanted, counts) = self.read(sequences)?;
+        let out = match wanted {
+            Some(x) => self.apart(self.logits(Input::Normed(&x, &self.parts.final_norm))?, &counts)?,
+            None => counts.iter().map(|_| None).collect(),
+        };
+        sequences.iter_mut().for_each(|s| s.state.advance(s.tokens.len()));
+        Ok(out)
+    }
+
+    /// The same with the stream of the wanted tokens after the final norm `[T, D]`, which a drafter begins with.
+    pub fn forward_with_stream(&self, sequences: &mut [Sequence<'_>]) -> Result<Vec<Option<(Tensor, Tensor)>>> {
+        let (wanted, counts) = self.read(sequences)?;
+        let out = match wanted {
+            Some(x) => {
+                let x = self.parts.backend.norm(&x, &self.parts.final_norm)?;
+                let logits = self.apart(self.logits(Input::Plain(&x))?, &counts)?;
+                logits.into_iter().zip(self.apart(x, &counts)?).map(|(l, x)| l.zip(x)).collect()
+            }
+            None => counts.iter().map(|_| None).collect(),
+        };
+        sequences.iter_mut().for_each(|s| s.state.advance(s.tokens.len()));
+        Ok(out)
+    }
+
+    /// All layers over the new tokens: the stream of the wanted ones, and how many each sequence wants. States are advanced by the
+    /// caller, when nothing can fail any more.
+    fn read(&self, sequences: &mut [Sequence<'_>]) -> Result<(Option<Tensor>, Vec<usize>)> {
+        let ModelParts { plan, backend, embed, .. } = &self.parts;
         let backend = backend.as_ref();
+        if plan.draft.is_some() {
+            return Err(Error::Drafter { arch: plan.arch });
+        }
         let (mut ids, mut positions, mut rows) = (Vec::new(), Vec::new(), Vec::new());
         for s in sequences.iter() {
             let start = s.state.len();
@@ -144,45 +177,48 @@ impl Model {
             s.state.begin(backend, &self.specs, s.tokens.len())?;
         }
         let step = Step { backend, ids: &ids, positions: &positions, rows: &rows, carry: Carry::default() };
-        let x = self.stream(&step, sequences)?;
+        let x = backend.embed(embed, &ids, plan.embed_scale)?;
         let wants: Vec<Want> = sequences.iter().map(|s| s.want).collect();
-        let out = self.logits(x, &rows, &wants)?;
-        for s in sequences.iter_mut() {
-            s.state.advance(s.tokens.len());
-        }
-        Ok(out)
+        let mut states: Vec<&mut State> = sequences.iter_mut().map(|s| &mut *s.state).collect();
+        let x = self.stream(&step, x, &self.owners, &mut states)?;
+        self.pick(x, &rows, &wants)
     }
 
-    /// The residual stream after the last layer.
-    fn stream(&self, step: &Step<'_>, sequences: &mut [Sequence<'_>]) -> Result<Tensor> {
-        let ModelParts { plan, embed, before, layers, after, .. } = &self.parts;
-        let mut x = step.backend.embed(embed, step.ids, plan.embed_scale)?;
+    /// The residual stream `x` after the last layer. Each mixer is handed the layers of `states` that `owners` names.
+    pub(crate) fn stream(
+        &self,
+        step: &Step<'_>,
+        mut x: Tensor,
+        owners: &[usize],
+        states: &mut [&mut State],
+    ) -> Result<Tensor> {
+        let ModelParts { before, layers, after, .. } = &self.parts;
         step.backend.note("hidden.0", &x)?;
-        let mut mixers = 0;
+        let mut owners = owners.iter().copied();
         for block in before {
-            x = self.block(step, block, x, (&mut mixers, &mut *sequences))?;
+            x = self.block(step, block, x, (&mut owners, &mut *states))?;
         }
         for (i, blocks) in layers.iter().enumerate() {
             for block in blocks {
-                x = self.block(step, block, x, (&mut mixers, &mut *sequences))?;
+                x = self.block(step, block, x, (&mut owners, &mut *states))?;
             }
             if i + 1 < layers.len() {
                 step.backend.note(&format!("hidden.{}", i + 1), &x)?;
             }
         }
         for block in after {
-            x = self.block(step, block, x, (&mut mixers, &mut *sequences))?;
+            x = self.block(step, block, x, (&mut owners, &mut *states))?;
         }
         Ok(x)
     }
 
-    /// One block; `mixers` counts those that came before.
+    /// One block; `owners` are those of the mixers to come.
     fn block(
         &self,
         step: &Step<'_>,
         block: &BuiltBlock,
         x: Tensor,
-        (mixers, sequences): (&mut usize, &mut [Sequence<'_>]),
+        (owners, states): (&mut dyn Iterator<Item = usize>, &mut [&mut State]),
     ) -> Result<Tensor> {
         // With nothing between the part and the sum, its closing product adds to the stream at once.
         let rewrites = matches!(block.part, BuiltPart::Rewrite(_));
@@ -194,10 +230,9 @@ impl Model {
             BuiltPart::Ffn(ffn) => ffn.forward(step, stream)?,
             BuiltPart::Rewrite(rewrite) => rewrite.forward(step, stream.x, stream.pre)?,
             BuiltPart::Mixer(mixer) => {
-                let owner = self.owners[*mixers];
+                let owner = owners.next().unwrap_or(usize::MAX);
                 let mut states: Vec<&mut LayerState> =
-                    sequences.iter_mut().filter_map(|s| s.state.layers_mut().get_mut(owner)).collect();
-                *mixers += 1;
+                    states.iter_mut().filter_map(|s| s.layers_mut().get_mut(owner)).collect();
                 mixer.forward(step, stream, &mut states)?
             }
         };
@@ -211,45 +246,51 @@ impl Model {
         Ok(step.backend.add(kept, &y)?)
     }
 
-    /// Final norm and head over the rows that are wanted.
-    fn logits(&self, x: Tensor, rows: &[Rows], wants: &[Want]) -> Result<Vec<Option<Tensor>>> {
-        let ModelParts { plan, backend, embed, final_norm, head, layers, .. } = &self.parts;
-        let picked: Vec<Vec<usize>> = rows
-            .iter()
-            .zip(wants)
-            .map(|(r, want)| match want {
-                Want::Nothing => Vec::new(),
-                Want::Last => vec![r.range.end - 1],
-                Want::All => r.range.clone().collect(),
-            })
-            .collect();
-        let all: Vec<usize> = picked.iter().flatten().copied().collect();
+    /// The rows that are wanted, and how many of each sequence.
+    fn pick(&self, x: Tensor, rows: &[Rows], wants: &[Want]) -> Result<(Option<Tensor>, Vec<usize>)> {
+        let ModelParts { backend, final_norm, layers, .. } = &self.parts;
+        let picked = rows.iter().zip(wants).map(|(r, want)| match want {
+            Want::Nothing => r.range.end..r.range.end,
+            Want::Last => r.range.end - 1..r.range.end,
+            Want::All => r.range.clone(),
+        });
+        let counts: Vec<usize> = picked.clone().map(|p| p.len()).collect();
+        let all: Vec<usize> = picked.flatten().collect();
         if all.is_empty() {
-            return Ok(rows.iter().map(|_| None).collect());
+            return Ok((None, counts));
         }
         let x = if all.len() == x.rows() { x } else { backend.rows(&x, &all)? };
         if wants.iter().all(|w| *w == Want::All) {
             backend.note(&format!("hidden.{}", layers.len()), &backend.norm(&x, final_norm)?)?;
         }
+        Ok((Some(x), counts))
+    }
+
+    /// The head.
+    pub(crate) fn logits(&self, input: Input<'_>) -> Result<Tensor> {
+        let ModelParts { plan, backend, embed, head, .. } = &self.parts;
         let weight = head.as_ref().map_or(embed, |h| &h.weight);
-        let mut logits = backend.linear(Input::Normed(&x, final_norm), &[weight])?.remove(0);
+        let mut logits = backend.linear(input, &[weight])?.remove(0);
         if plan.head.scale != 1.0 {
             logits = backend.map(logits, Map::Scale(plan.head.scale))?;
         }
         if let Some(cap) = plan.head.softcap {
             logits = backend.map(logits, Map::Softcap(cap))?;
         }
-        if picked.len() == 1 {
-            return Ok(vec![Some(logits)]);
+        Ok(logits)
+    }
+
+    /// The rows of each sequence; none where it has none.
+    fn apart(&self, x: Tensor, counts: &[usize]) -> Result<Vec<Option<Tensor>>> {
+        if let [_] = counts {
+            return Ok(vec![Some(x)]);
         }
         let mut from = 0;
-        picked
-            .iter()
-            .map(|p| {
-                let own: Vec<usize> = (from..from + p.len()).collect();
-                from += p.len();
-                if own.is_empty() { Ok(None) } else { Ok(Some(backend.rows(&logits, &own)?)) }
-            })
-            .collect()
+        let own = |&n: &usize| {
+            let own: Vec<usize> = (from..from + n).collect();
+            from += n;
+            if own.is_empty() { Ok(None) } else { Ok(Some(self.parts.backend.rows(&x, &own)?)) }
+        };
+        counts.iter().map(own).collect()
     }
 }

@@ -4,6 +4,7 @@
 pub mod arch;
 pub mod assemble;
 pub mod cache;
+pub mod draft;
 pub mod error;
 pub mod ffn;
 pub mod forward;
@@ -18,6 +19,7 @@ pub mod state;
 
 pub use assemble::{Build, assemble};
 pub use cache::{CACHES, CacheEntry};
+pub use draft::{Drafter, Guess};
 pub use error::{Error, Result};
 pub use forward::{Model, Sequence, Want};
 pub use linear::Linear;

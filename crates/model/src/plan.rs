@@ -57,13 +57,41 @@ pub trait MixerSpec: Debug + Send + Sync {
     fn reads_embedding(&self) -> bool {
         false
     }
-    /// The earlier mixer, counted over the whole model, whose keys and values it reads after that one has written them, and what
-    /// they must look like; such a mixer keeps nothing of its own.
-    fn reads(&self) -> Option<(usize, KvNeed)> {
+    /// Whose keys and values it reads, and what they must look like; such a mixer keeps nothing of its own.
+    fn reads(&self) -> Option<(Lender, KvNeed)> {
         None
     }
     /// Takes its weights.
     fn build(&self, build: &mut Build<'_>) -> Result<Box<dyn Mixer>>;
+}
+
+/// Whose keys and values a mixer reads that keeps none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lender {
+    /// An earlier mixer, counted over the whole model, after it has written them.
+    Earlier(usize),
+    /// A mixer of another model: the one that the target of a drafter lends under this word.
+    Target(String),
+}
+
+/// A mixer whose keys and values drafters may read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lent {
+    /// The word that a drafter's plan asks by.
+    pub word: String,
+    /// The mixer, counted over the whole model.
+    pub mixer: usize,
+}
+
+/// What makes a plan a drafter's: it guesses the next tokens of a target from that model's keys, values and stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DraftSpec {
+    /// Dt, the width of the target's stream.
+    pub target_width: usize,
+    /// `[D, 2·Dt]`: from the target's embedding of a token and the stream that goes with it.
+    pub enter: String,
+    /// `[Dt, D]`: to the stream that goes with the next token.
+    pub leave: String,
 }
 
 /// A feed-forward as an architecture describes it.
@@ -164,27 +192,48 @@ pub struct Plan {
     pub final_norm: NormSpec,
     /// The head.
     pub head: HeadSpec,
+    /// What drafters may read.
+    pub lends: Vec<Lent>,
+    /// None for a model that runs alone.
+    pub draft: Option<DraftSpec>,
     /// How the plan's tensor names are spelt in this checkpoint.
     pub names: Names,
 }
 
 impl Plan {
-    /// For each mixer the one whose state it is handed: its own, or an earlier one's that it reads. Refused where the state that is read
-    /// is not there, or is another.
+    /// For each mixer of a model that runs alone the one whose state it is handed: its own, or an earlier one's that it reads. Refused
+    /// where the state that is read is not there, or is another.
     pub fn owners(&self) -> Result<Vec<usize>> {
         let mixers: Vec<_> = self.mixers().collect();
         let owner = |(i, mixer): (usize, &&dyn MixerSpec)| match mixer.reads() {
             None => Ok(i),
-            Some((from, need)) => {
+            Some((Lender::Earlier(from), need)) => {
                 let kept = mixers[..i].get(from).and_then(|m| m.state().kv);
-                if kept == Some(need) && mixer.state() == StateSpec::default() {
-                    return Ok(from);
-                }
-                let expected = format!("an earlier mixer that keeps {need:?}, and no state of its own");
-                Err(Error::config(format!("mixer {i} reads mixer {from}"), format!("{kept:?}"), expected))
+                lent((i, *mixer), (from, kept), need)
+            }
+            Some((Lender::Target(word), _)) => {
+                let found = format!("'{word}' of another model");
+                Err(Error::config(format!("mixer {i} reads"), found, "state of this model, which is no drafter"))
             }
         };
         mixers.iter().enumerate().map(owner).collect()
+    }
+
+    /// For each mixer of a drafter the mixer of `target` whose state it reads.
+    pub fn borrows(&self, target: &Plan) -> Result<Vec<usize>> {
+        let theirs: Vec<_> = target.mixers().collect();
+        let owner = |(i, mixer): (usize, &dyn MixerSpec)| {
+            let Some((Lender::Target(word), need)) = mixer.reads() else {
+                let expected = "one that reads the target: a drafter has no state of its own";
+                return Err(Error::config(format!("mixer {i}"), mixer.kind(), expected));
+            };
+            let Some(from) = target.lends.iter().find(|l| l.word == word).map(|l| l.mixer) else {
+                let expected = format!("keys and values that '{}' lends under this word", target.arch);
+                return Err(Error::config(format!("mixer {i} reads"), format!("'{word}'"), expected));
+            };
+            lent((i, mixer), (from, theirs.get(from).and_then(|m| m.state().kv)), need)
+        };
+        self.mixers().enumerate().map(owner).collect()
     }
 
     /// The mixers, layer by layer.
@@ -194,4 +243,13 @@ impl Plan {
             Part::Ffn(_) | Part::Rewrite(_) => None,
         })
     }
+}
+
+/// The lender's number, if it keeps what the reader needs and the reader keeps nothing.
+fn lent((i, mixer): (usize, &dyn MixerSpec), (from, kept): (usize, Option<KvNeed>), need: KvNeed) -> Result<usize> {
+    if kept == Some(need) && mixer.state() == StateSpec::default() {
+        return Ok(from);
+    }
+    let expected = format!("one that keeps {need:?}, and no state of its own");
+    Err(Error::config(format!("mixer {i} reads mixer {from}"), format!("{kept:?}"), expected))
 }

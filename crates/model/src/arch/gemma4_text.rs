@@ -4,10 +4,9 @@
 
 use serde_json::{Value, json};
 
-use super::{ArchEntry, Source};
+use super::{ArchEntry, Source, gemma4_experts};
 use crate::error::{Error, Result};
-use crate::ffn::branches::{self, Branch};
-use crate::ffn::{geglu, glu, moe, per_layer};
+use crate::ffn::{geglu, glu, per_layer};
 use crate::mixer::full_attention;
 use crate::plan::{Block, Layer, NormSpec, NormWeight, Part, Plan};
 use crate::rewrite::{layer_scalar, per_layer_inputs};
@@ -23,6 +22,21 @@ pub const ENTRY: ArchEntry = ArchEntry {
 };
 
 fn plan(source: &Source<'_>) -> Result<Plan> {
+    let mut plan = decoder(source, ENTRY.name, |attention, kinds, i| {
+        attention.reads = source.shared_kv(kinds, i)?;
+        Ok(())
+    })?;
+    plan.embed_scale = (plan.width as f32).sqrt();
+    plan.head.softcap = source.config.optional_f64("final_logit_softcapping")?.map(|c| c as f32);
+    Ok(plan)
+}
+
+/// The layers, without what surrounds them. `adapt` sees each layer's attention, with the kinds of all layers and its number.
+pub(super) fn decoder(
+    source: &Source<'_>,
+    arch: &'static str,
+    adapt: impl Fn(&mut full_attention::Spec, &[String], usize) -> Result<()>,
+) -> Result<Plan> {
     let rope = json!({
         "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
         "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
@@ -48,8 +62,9 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
         Ok(Block { post: Some(norm(post)?), ..Block::new(scope, pre, part) })
     };
     let kinds = source.layer_kinds(default)?;
-    let mut plan = source.decoder(ENTRY.name, NormWeight::Plain, |i| {
-        let attention = attention(source, &kinds, i)?;
+    let mut plan = source.decoder(arch, NormWeight::Plain, |i| {
+        let mut attention = attention(source, &kinds, i)?;
+        adapt(&mut attention, &kinds, i)?;
         let mut mlp = glu::Spec::from_config(geglu::ENTRY.name, reverie_tensor::Act::GeluTanh, config)?;
         if attention.reads.is_some() && config.flag("use_double_wide_mlp")? {
             mlp.inner *= 2;
@@ -58,7 +73,7 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
         let mut blocks = vec![
             block("self_attn", Part::Mixer(Box::new(attention)), (Some("input_layernorm"), around))?,
             match config.flag("enable_moe_block")? {
-                true => block("", Part::Ffn(Box::new(beside(source, mlp)?)), (None, about))?,
+                true => block("", Part::Ffn(Box::new(gemma4_experts::beside(source, mlp)?)), (None, about))?,
                 false => block("mlp", Part::Ffn(Box::new(mlp)), (Some("pre_feedforward_layernorm"), about))?,
             },
         ];
@@ -73,28 +88,8 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
         let inputs = per_layer_inputs::Spec::from_config(config, width)?;
         plan.before = Some(Layer::of_rewrites("model", vec![Box::new(inputs)]));
     }
-    plan.embed_scale = (plan.width as f32).sqrt();
-    plan.head.softcap = config.optional_f64("final_logit_softcapping")?.map(|c| c as f32);
+    plan.lends = source.lends(&kinds)?;
     Ok(plan)
-}
-
-/// The dense feed-forward and the experts, whose router has a norm of its own.
-fn beside(source: &Source<'_>, mlp: glu::Spec) -> Result<branches::Spec> {
-    let norm = |name: &str| -> Result<NormSpec> { Ok(NormSpec::rms(name, source.eps()?, NormWeight::Plain)) };
-    let active = source.config.get("top_k_experts").cloned().unwrap_or_default();
-    let source = source.with_fields([("num_experts_per_tok".to_owned(), active)]);
-    let mut experts = moe::Spec::from_config(&source.config)?;
-    experts.act = mlp.act;
-    experts.router.leaf = "router.proj";
-    experts.router.norm = Some((norm("router.scale")?, (source.config.usize("hidden_size")? as f32).powf(-0.5)));
-    experts.router.normalise = Some(0.0);
-    experts.router.per_expert = Some("router.per_expert_scale");
-    let branch = |scope, pre: &str, ffn, post: &str| -> Result<Branch> {
-        Ok(Branch { scope, pre: Some(norm(pre)?), ffn, post: Some(norm(post)?) })
-    };
-    let dense = branch("mlp", "pre_feedforward_layernorm", Box::new(mlp), "post_feedforward_layernorm_1")?;
-    let sparse = branch("", "pre_feedforward_layernorm_2", Box::new(experts), "post_feedforward_layernorm_2")?;
-    Ok(branches::Spec { kind: "geglu+moe", branches: vec![dense, sparse] })
 }
 
 fn attention(source: &Source<'_>, kinds: &[String], i: usize) -> Result<full_attention::Spec> {
@@ -117,6 +112,5 @@ fn attention(source: &Source<'_>, kinds: &[String], i: usize) -> Result<full_att
     spec.qk_norm = Some((source.eps()?, NormWeight::Plain));
     spec.v_norm = Some(source.eps()?);
     spec.keys_as_values = keys_as_values;
-    spec.reads = source.shared_kv(kinds, i)?;
     Ok(spec)
 }

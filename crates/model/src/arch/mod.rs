@@ -14,6 +14,8 @@ pub mod gated_deltanet;
 pub mod gemma2;
 pub mod gemma3_text;
 pub mod gemma3n_text;
+pub mod gemma4_assistant;
+mod gemma4_experts;
 pub mod gemma4_text;
 pub mod gguf;
 pub mod gla;
@@ -69,7 +71,7 @@ use crate::mixer::full_attention;
 use crate::mixer::mamba::Rates;
 use crate::mixer::mamba2 as ssd;
 use crate::names::{Leaves, Names};
-use crate::plan::{Block, FfnSpec, HeadSpec, Layer, MixerSpec, NormSpec, NormWeight, Part, Plan};
+use crate::plan::{Block, FfnSpec, HeadSpec, Layer, Lender, Lent, MixerSpec, NormSpec, NormWeight, Part, Plan};
 use crate::registry::Registries;
 
 /// A row of the registry.
@@ -100,6 +102,7 @@ pub static ARCHS: &[ArchEntry] = &[
     gemma2::ENTRY,
     gemma3_text::ENTRY,
     gemma3n_text::ENTRY,
+    gemma4_assistant::ENTRY,
     gemma4_text::ENTRY,
     gla::ENTRY,
     glm4_moe::ENTRY,
@@ -157,6 +160,8 @@ const UNSAID_CONTEXT: usize = 1 << 20;
 pub struct Source<'a> {
     /// The text model's config; of a GGUF file, its metadata in the same words.
     pub config: ModelConfig,
+    /// The same with what lies around it: differs where a wrapper holds the text model's.
+    pub whole: ModelConfig,
     /// The tensors.
     pub weights: &'a dyn TensorStore,
     /// Set for a GGUF file.
@@ -173,7 +178,7 @@ impl<'a> Source<'a> {
         registries: &'a Registries,
     ) -> Result<Source<'a>> {
         let text = config.section("text_config")?.unwrap_or_else(|| config.clone());
-        Ok(Source { config: text, weights, gguf: None, registries })
+        Ok(Source { config: text, whole: config.clone(), weights, gguf: None, registries })
     }
 
     /// How the checkpoint spells a plan's names.
@@ -190,16 +195,21 @@ impl<'a> Source<'a> {
         self.with_fields(missing.map(|(field, value)| ((*field).to_owned(), value.clone())))
     }
 
+    /// The same checkpoint, its text model described so.
+    fn with_config(&self, config: ModelConfig) -> Source<'a> {
+        Source { config, whole: self.whole.clone(), ..*self }
+    }
+
     /// The same checkpoint with these fields in place of the config's.
     pub fn with_fields(&self, fields: impl IntoIterator<Item = (String, Value)>) -> Source<'a> {
         let mut all = self.config.fields().clone();
         all.extend(fields);
-        Source { config: ModelConfig::new(self.config.path(), all), ..*self }
+        self.with_config(ModelConfig::new(self.config.path(), all))
     }
 
-    /// The layer whose keys and values layer `layer` reads, where the last `num_kv_shared_layers` have none of their own: the last
-    /// one of its kind before those.
-    pub fn shared_kv(&self, kinds: &[String], layer: usize) -> Result<Option<usize>> {
+    /// Where layer `layer` finds keys and values, if the last `num_kv_shared_layers` have none of their own: in the last layer of its
+    /// kind before those.
+    pub fn shared_kv(&self, kinds: &[String], layer: usize) -> Result<Option<Lender>> {
         let shared = self.config.optional_usize("num_kv_shared_layers")?.unwrap_or(0);
         let first = kinds.len().saturating_sub(shared);
         if layer < first {
@@ -207,7 +217,16 @@ impl<'a> Source<'a> {
         }
         let owner = kinds[..first].iter().rposition(|kind| *kind == kinds[layer]);
         let expected = || format!("so few that an earlier layer is '{}' as layer {layer} is", kinds[layer]);
-        owner.map(Some).ok_or_else(|| Error::config("num_kv_shared_layers", shared, expected()))
+        let owner = owner.ok_or_else(|| Error::config("num_kv_shared_layers", shared, expected()))?;
+        Ok(Some(Lender::Earlier(owner)))
+    }
+
+    /// Of each kind the last layer with keys and values of its own: what drafters read.
+    pub fn lends(&self, kinds: &[String]) -> Result<Vec<Lent>> {
+        let shared = self.config.optional_usize("num_kv_shared_layers")?.unwrap_or(0);
+        let own = kinds[..kinds.len().saturating_sub(shared)].iter().enumerate();
+        let last: std::collections::BTreeMap<&String, usize> = own.map(|(i, kind)| (kind, i)).collect();
+        Ok(last.into_iter().map(|(word, mixer)| Lent { word: word.clone(), mixer }).collect())
     }
 
     /// With fields (first of each pair) that this config spells otherwise (second).
@@ -225,7 +244,7 @@ impl<'a> Source<'a> {
                 fields.insert((*ours).to_owned(), value.clone());
             }
         }
-        Source { config: ModelConfig::new(self.config.path(), fields), ..*self }
+        self.with_config(ModelConfig::new(self.config.path(), fields))
     }
 
     /// With a count that the config may leave out.
@@ -349,6 +368,8 @@ impl<'a> Source<'a> {
             after: None,
             final_norm: NormSpec::rms("model.norm", self.eps()?, self.norm_weight(norm)),
             head: HeadSpec { name: (!tied).then(|| "lm_head".into()), scale: 1.0, softcap: None },
+            lends: Vec::new(),
+            draft: None,
             names,
         })
     }

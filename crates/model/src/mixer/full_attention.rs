@@ -1,5 +1,5 @@
 //! Softmax attention over all earlier tokens, or over a window of them: grouped queries, norms on queries, keys and values, biases,
-//! any rotary embedding, soft-capped scores, sinks, an output gate; its own keys and values, or an earlier layer's. Knows no cache
+//! any rotary embedding, soft-capped scores, sinks, an output gate; its own keys and values, or another mixer's. Knows no cache
 //! scheme: it writes pages and reads them.
 
 use reverie_files::ModelConfig;
@@ -9,7 +9,7 @@ use super::{Mixer, MixerEntry, Step, Stream};
 use crate::Build;
 use crate::error::{Error, Result};
 use crate::linear::{Linear, project_some};
-use crate::plan::{MixerSpec, NormSpec, NormWeight};
+use crate::plan::{Lender, MixerSpec, NormSpec, NormWeight};
 use crate::rope;
 use crate::state::{KvNeed, LayerState, StateKind, StateSpec};
 
@@ -43,8 +43,8 @@ pub struct Spec {
     pub v_norm: Option<f32>,
     /// There is no `v_proj`: what `k_proj` gives, before its norm, is the value too.
     pub keys_as_values: bool,
-    /// The mixer (counted over the whole model) whose keys and values this layer reads; it then has only queries of its own.
-    pub reads: Option<usize>,
+    /// The mixer whose keys and values this layer reads; it then has only queries of its own.
+    pub reads: Option<Lender>,
     /// Queries grow with their position.
     pub growth: Option<Growth>,
     /// q, k and v must have biases.
@@ -205,8 +205,8 @@ impl MixerSpec for Spec {
         StateSpec { kv: self.reads.is_none().then(|| self.need()), slots: Vec::new() }
     }
 
-    fn reads(&self) -> Option<(usize, KvNeed)> {
-        self.reads.map(|mixer| (mixer, self.need()))
+    fn reads(&self) -> Option<(Lender, KvNeed)> {
+        self.reads.clone().map(|lender| (lender, self.need()))
     }
 
     fn build(&self, b: &mut Build<'_>) -> Result<Box<dyn Mixer>> {

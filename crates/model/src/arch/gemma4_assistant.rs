@@ -1,0 +1,36 @@
+//! Gemma 4's drafter: a few layers of Gemma 4 without keys and values of their own, which read those of the target's last sliding
+//! and last full layer.
+
+use super::{ArchEntry, Source, gemma4_text};
+use crate::error::{Error, Result};
+use crate::plan::{DraftSpec, Lender, Plan};
+
+/// The row.
+pub const ENTRY: ArchEntry = ArchEntry {
+    name: "gemma4_assistant",
+    aliases: &["gemma4_unified_assistant"],
+    about: "Gemma 4's drafter, which reads its target's keys and values",
+    plan,
+    gguf: None,
+};
+
+fn plan(source: &Source<'_>) -> Result<Plan> {
+    let whole = &source.whole;
+    if whole.flag("use_ordered_embeddings")? {
+        let expected = "false: a head over clusters of tokens is not built here";
+        return Err(Error::config("use_ordered_embeddings", "true", expected));
+    }
+    let mut plan = gemma4_text::decoder(source, ENTRY.name, |attention, kinds, i| {
+        attention.reads = Some(Lender::Target(kinds[i].clone()));
+        // Both ends of the reference's window count.
+        attention.window = attention.window.map(|w| w.saturating_add(1));
+        Ok(())
+    })?;
+    plan.lends.clear();
+    plan.draft = Some(DraftSpec {
+        target_width: whole.usize_or("backbone_hidden_size", 1536)?,
+        enter: "pre_projection".into(),
+        leave: "post_projection".into(),
+    });
+    Ok(plan)
+}
