@@ -19,6 +19,23 @@ pub enum Error {
         /// What would be right.
         expected: String,
     },
+    /// A mixture of experts that does not fit the budget.
+    #[error(
+        "the budget of {limit} bytes holds no mixture with {weights} bytes of other weights and {all} bytes of experts, {at_once} \
+         of them for one token in one layer; {advice}, or use fewer bits"
+    )]
+    Experts {
+        /// Packed weights that are no experts.
+        weights: u64,
+        /// Packed experts.
+        all: u64,
+        /// Packed experts that one token needs at once.
+        at_once: u64,
+        /// The budget.
+        limit: u64,
+        /// What to do first.
+        advice: &'static str,
+    },
     /// The loading dock refused.
     #[error(transparent)]
     Files(#[from] reverie_files::Error),

@@ -28,6 +28,7 @@ pub use reverie_engine::sample::{PARAMS, SamplerParams};
 pub use reverie_engine::session::Go;
 pub use reverie_engine::{Asleep, Engine, Forecast, Progress, Session, Synced};
 pub use reverie_model::Registries;
+pub use reverie_model::ffn::moe::Residence;
 
 /// The rooms, for callers who need more than the facade.
 pub mod rooms {

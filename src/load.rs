@@ -9,9 +9,11 @@ use reverie_engine::session::Go;
 use reverie_engine::{Cellar, Engine, EngineSpec, Progress, Session};
 use reverie_files::Checkpoint;
 use reverie_files::hub::{self, HubConfig};
-use reverie_model::{Registries, assemble};
+use reverie_model::ffn::ExpertBytes;
+use reverie_model::ffn::moe::{Residence, Shelf};
+use reverie_model::{Plan, Registries, assemble};
 use reverie_tensor::probe::{Note, Notes, Probe};
-use reverie_tensor::{Backend, Numerics};
+use reverie_tensor::{Backend, Class, Event, Numerics};
 
 use crate::backends::{self, BackendSpec};
 use crate::error::{Error, Result};
@@ -70,6 +72,8 @@ pub struct Loader {
     pub engine: EngineSpec,
     /// When to forecast.
     pub check: Check,
+    /// Where the experts of mixtures are.
+    pub experts: Residence,
     /// A chat template that takes the place of the checkpoint's.
     pub template: Option<String>,
     /// Known architectures, mixers, feed-forwards and caches.
@@ -85,6 +89,7 @@ impl Default for Loader {
             isa: None,
             engine: EngineSpec::default(),
             check: Check::default(),
+            experts: Residence::default(),
             template: None,
             registries: Registries::builtin(),
         }
@@ -150,7 +155,7 @@ impl Loader {
     }
 
     fn engine(&self, checkpoint: &Checkpoint, hear: &mut dyn FnMut(LoadEvent<'_>)) -> Result<(Arc<Engine>, Notes)> {
-        let plan = || source::plan(checkpoint, &self.registries);
+        let plan = || self.plan(checkpoint);
         let numerics = if self.exact { Numerics::Exact } else { Numerics::Int8 };
         let mut backend =
             backends::open(BackendSpec { threads: self.threads, numerics: Some(numerics), isa: self.isa })?;
@@ -161,20 +166,64 @@ impl Loader {
         backend.memory().set_limit(self.engine.memory);
         let shadow = match (self.check, self.engine.memory) {
             (Check::WithBudget, None) => None,
-            _ => Some(Arc::new(assemble(plan()?, &checkpoint.weights, &backends::shadow(&backend), &mut |_, _| {})?)),
+            _ => {
+                let (dry, shelf) = (backends::shadow(&backend), self.shelf(checkpoint, 0));
+                Some(Arc::new(assemble(plan()?, checkpoint.weights.as_ref(), &dry, shelf.as_ref(), &mut |_, _| {})?))
+            }
         };
-        let model = assemble(plan()?, &checkpoint.weights, &backend, &mut |done, total| {
+        if let (Some(limit), Some(shadow)) = (self.engine.memory, &shadow) {
+            let weights = shadow.backend().memory().usage().of(Class::Weights);
+            self.admit_experts(shadow.expert_bytes(), weights, limit)?;
+        }
+        let shelf = self.shelf(checkpoint, u64::MAX);
+        let model = assemble(plan()?, checkpoint.weights.as_ref(), &backend, shelf.as_ref(), &mut |done, total| {
             hear(LoadEvent::Layers { done, total });
         })?;
+        if self.experts == Residence::Lazy && model.expert_bytes() == ExpertBytes::default() {
+            hear(LoadEvent::Notice("--experts lazy: this model has no experts, all of its weights are packed"));
+        }
         let engine = Engine::new(Arc::new(model), shadow, &self.registries, &self.engine)?;
         Ok((Arc::new(engine), notes))
+    }
+
+    fn shelf(&self, checkpoint: &Checkpoint, most_bytes: u64) -> Option<Arc<Shelf>> {
+        let lazy = self.experts == Residence::Lazy;
+        lazy.then(|| Arc::new(Shelf::new(Arc::clone(&checkpoint.weights) as _, most_bytes)))
+    }
+
+    /// Refuses a mixture that the budget cannot hold, before anything is packed; `weights` are the bytes packed at load.
+    fn admit_experts(&self, experts: ExpertBytes, weights: u64, limit: u64) -> Result<()> {
+        let ExpertBytes { all, at_once, .. } = experts;
+        match self.experts {
+            Residence::Resident if all > 0 && weights > limit => {
+                let rest = weights - all;
+                Err(Error::Experts {
+                    weights: rest,
+                    all,
+                    at_once,
+                    limit,
+                    advice: "--experts lazy leaves them in the file",
+                })
+            }
+            Residence::Lazy if all > 0 && weights + at_once > limit => {
+                Err(Error::Experts { weights, all, at_once, limit, advice: "raise --memory" })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The plan of an opened checkpoint.
+    pub fn plan(&self, checkpoint: &Checkpoint) -> Result<Plan> {
+        source::plan(checkpoint, &self.registries)
     }
 
     /// The plan on a dry backend alone: nothing is packed, nothing can run, everything can be forecast.
     pub fn shadow(&self, checkpoint: &Checkpoint) -> Result<Engine> {
         let of: Arc<dyn Backend> = backends::open(BackendSpec { threads: Some(1), numerics: None, isa: self.isa })?;
-        let plan = source::plan(checkpoint, &self.registries)?;
-        let dry = Arc::new(assemble(plan, &checkpoint.weights, &backends::shadow(&of), &mut |_, _| {})?);
+        let plan = self.plan(checkpoint)?;
+        let shelf = self.shelf(checkpoint, 0);
+        let dry = backends::shadow(&of);
+        let dry = Arc::new(assemble(plan, checkpoint.weights.as_ref(), &dry, shelf.as_ref(), &mut |_, _| {})?);
         let spec = EngineSpec { memory: None, ..self.engine.clone() };
         Ok(Engine::new(Arc::clone(&dry), Some(dry), &self.registries, &spec)?)
     }
@@ -253,6 +302,11 @@ impl LoadedModel {
     /// What the model noted since the last call; empty unless `Loader::record` is set.
     pub fn recorded(&self) -> Vec<Note> {
         self.notes.take()
+    }
+
+    /// What happened since the last call; empty unless `Loader::record` is set.
+    pub fn events(&self) -> Vec<Event> {
+        self.notes.take_events()
     }
 
     /// One line for people: architecture, parameters, layers.

@@ -105,6 +105,18 @@ fn generate_reports_as_json() {
 }
 
 #[test]
+fn experts_may_stay_in_the_file() {
+    let run = |experts: &str| {
+        let args = ["generate", &fixture("olmoe"), "-p", "th", "-n", "5", "--temperature", "0", "--json", "--experts"];
+        let out = reverie(&[&args[..], &[experts]].concat());
+        serde_json::from_slice::<serde_json::Value>(&out.stdout).expect("json")
+    };
+    let (resident, lazy) = (run("resident"), run("lazy"));
+    assert_eq!(lazy["tokens"], resident["tokens"]);
+    assert!(resident["experts"].is_null() && lazy["experts"]["misses"].as_u64().expect("misses") > 0, "{lazy}");
+}
+
+#[test]
 fn logits_are_written_whole_and_the_same_for_any_chunk() {
     let folder = tempfile::tempdir().expect("tempdir");
     let write = |name: &str, more: &[&str]| -> (PathBuf, Output) {

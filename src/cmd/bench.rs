@@ -10,15 +10,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use reverie::Residence;
 use reverie::backends::{self, BackendSpec};
 use reverie::rooms::engine::Engine;
 use reverie::rooms::model::arch::Source;
+use reverie::rooms::model::ffn::moe::Shelf;
 use reverie::rooms::model::{Model, Sequence, State, Want, assemble};
 use reverie::rooms::tensor::{Class, Numerics};
 
 use super::UsageError;
-use super::shared::{LoadArgs, progress_bar};
-use report::{Report, Row};
+use super::shared::{LoadArgs, experts_json, experts_line, progress_bar};
+use report::{Report, Row, Runs};
 
 /// Arguments of `bench`.
 #[derive(clap::Args)]
@@ -95,22 +97,16 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     for &depth in &depths {
         let mut base = model.new_state(engine.cache());
         fill(model, &mut base, depth, engine_chunk(&args))?;
-        let (mut pp, mut tg) = (Vec::new(), Vec::new());
+        let (mut pp, mut tg) = (Runs::default(), Runs::default());
         for _ in 0..args.runs {
             if args.pp > 0 {
                 let mut state = base.fork();
-                let t = Instant::now();
-                fill(model, &mut state, depth + args.pp, engine_chunk(&args))?;
-                pp.push(args.pp as f64 / t.elapsed().as_secs_f64());
+                pp.time(model, args.pp, || fill(model, &mut state, depth + args.pp, engine_chunk(&args)))?;
             }
             if args.tg > 0 {
                 let mut state = base.fork();
                 step(model, &mut state, 1)?;
-                let t = Instant::now();
-                for _ in 0..args.tg {
-                    step(model, &mut state, 1)?;
-                }
-                tg.push(args.tg as f64 / t.elapsed().as_secs_f64());
+                tg.time(model, args.tg, || (0..args.tg).try_for_each(|_| step(model, &mut state, 1)))?;
             }
             bar.inc(1);
         }
@@ -134,6 +130,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         weights_bytes: usage.of(Class::Weights),
         peak_bytes: usage.peak,
         resident_bytes: report::peak_resident(),
+        experts: (experts_line(model), experts_json(model)),
         rows,
     };
     if let Some(path) = &args.plot {
@@ -170,15 +167,18 @@ fn engine_chunk(args: &Args) -> usize {
 }
 
 fn synthetic_engine(args: &Args, shape: &str) -> anyhow::Result<Arc<Engine>> {
-    let store = synthetic::Store::new(shape, &args.format).map_err(UsageError)?;
+    let store = Arc::new(synthetic::Store::new(shape, &args.format).map_err(UsageError)?);
     let loader = args.load.loader()?;
     let config = store.config();
     let arch = loader.registries.arch(config.text("model_type")?)?;
-    let plan = (arch.plan)(&Source::hugging_face(&config, &store, &loader.registries)?)?;
+    let plan = (arch.plan)(&Source::hugging_face(&config, store.as_ref(), &loader.registries)?)?;
     let numerics = if args.load.exact { Numerics::Exact } else { Numerics::Int8 };
     let backend = backends::open(BackendSpec { threads: args.load.threads, numerics: Some(numerics), isa: None })?;
     let bar = progress_bar(0, "making weights [{bar:30}] {pos}/{len} layers");
-    let model = assemble(plan, &store, &backend, &mut |done, total| {
+    backend.memory().set_limit(args.load.memory);
+    let lazy = args.load.experts == Residence::Lazy;
+    let shelf = lazy.then(|| Arc::new(Shelf::new(Arc::clone(&store) as _, u64::MAX)));
+    let model = assemble(plan, store.as_ref(), &backend, shelf.as_ref(), &mut |done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
     })?;
@@ -187,10 +187,12 @@ fn synthetic_engine(args: &Args, shape: &str) -> anyhow::Result<Arc<Engine>> {
     Ok(Arc::new(Engine::new(Arc::new(model), None, &loader.registries, &spec)?))
 }
 
-/// Bytes of weights that one token reads: everything packed but experts that are not its own, the embedding only where it is the head
-/// too.
+/// Bytes of weights that one token reads: everything packed at load and of the experts its own, the embedding only where it is the
+/// head too.
 fn weights_read(model: &Model) -> u64 {
-    let all = model.backend().memory().usage().of(Class::Weights) - model.unread_bytes() as u64;
+    let experts = model.expert_bytes();
+    let packed = if model.shelf().is_some() { 0 } else { experts.all };
+    let all = model.backend().memory().usage().of(Class::Weights) - packed + experts.a_token;
     let table = model.embedding();
     if model.plan().head.name.is_none() {
         all

@@ -11,7 +11,7 @@ use reverie::{Conversation, EMBEDDED, Finish, GenerateSpec, Go, LoadedModel, Rea
 use rustyline::error::ReadlineError;
 
 use super::remember::{StateArgs, follow, sampler_json};
-use super::shared::{LoadArgs, SamplerArgs, bytes, progress_bar};
+use super::shared::{LoadArgs, SamplerArgs, bytes, experts_line, progress_bar};
 
 /// Arguments of `chat`.
 #[derive(clap::Args)]
@@ -314,6 +314,9 @@ impl Talk<'_> {
             bytes(usage.total),
             bytes(usage.peak)
         );
+        if let Some(line) = experts_line(self.model.engine().model()) {
+            println!("{line}");
+        }
     }
 }
 

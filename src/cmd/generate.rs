@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::UsageError;
 use super::remember::{Remembered, StateArgs, follow, sampler_json};
-use super::shared::{LoadArgs, SamplerArgs, progress_bar};
+use super::shared::{LoadArgs, SamplerArgs, experts_json, progress_bar};
 
 /// Arguments of `generate`.
 #[derive(clap::Args)]
@@ -109,7 +109,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             stream(&model, &mut model.session(), (&ids, ""), spec, &mut out)?
         }
     };
-    out.end(&finish)
+    out.end(&finish, experts_json(model.engine().model()))
 }
 
 const READING: &str = "reading [{bar:30}] {pos}/{len} tokens";
@@ -164,7 +164,7 @@ impl Out {
         Ok(())
     }
 
-    fn end(self, finish: &Finish) -> anyhow::Result<()> {
+    fn end(self, finish: &Finish, experts: Value) -> anyhow::Result<()> {
         if !self.json {
             println!();
             return Ok(());
@@ -180,6 +180,7 @@ impl Out {
             "answer_tokens": u.answer_tokens,
             "prefill_ms": u.prefill.as_secs_f64() * 1e3,
             "decode_ms": u.decode.as_secs_f64() * 1e3,
+            "experts": experts,
         });
         println!("{}", serde_json::to_string_pretty(&value)?);
         Ok(())

@@ -1,6 +1,7 @@
 //! `inspect`: what a checkpoint holds, layer by layer, and what it will take.
 
 use reverie::rooms::model::arch::ArchEntry;
+use reverie::rooms::model::ffn::ExpertBytes;
 use reverie::rooms::model::plan::{Lender, Part};
 use reverie::rooms::tensor::{DType, Form};
 use reverie::{Loader, locate};
@@ -40,6 +41,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let context = args.context.unwrap_or(plan.context.min(32_768)).min(plan.context);
     // A drafter runs beside its target only.
     let forecast = if plan.draft.is_some() { None } else { engine.forecast(context, args.batch)? };
+    let (experts, lazy) = (engine.model().expert_bytes(), engine.model().shelf().is_some());
     let arch: Option<&ArchEntry> = loader.registries.archs().iter().copied().find(|a| a.name == plan.arch);
     let per_token: usize = engine.model().state_specs().iter().map(|s| s.bytes_per_token(dtype)).sum();
     let fixed: usize = engine.model().state_specs().iter().map(|s| s.fixed_bytes()).sum();
@@ -66,9 +68,13 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             "context": context,
             "batch": args.batch,
             "weights_bytes": f.weights_bytes,
+            "experts_bytes": f.experts_bytes,
             "state_bytes": f.state_bytes,
             "peak_bytes": f.peak_bytes,
         })),
+        "experts": if experts == ExpertBytes::default() { Value::Null } else { json!({
+            "lazy": lazy, "packed_bytes": experts.all, "a_token_bytes": experts.a_token, "at_once_bytes": experts.at_once,
+        }) },
         "unused_tensors": unused,
     });
     if args.json {
@@ -95,11 +101,23 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         engine.cache().name,
         bytes(fixed as u64)
     );
+    if experts != ExpertBytes::default() {
+        println!(
+            "experts: {} packed, {} read by a token; {}",
+            bytes(experts.all),
+            bytes(experts.a_token),
+            if lazy {
+                format!("lazy, at least {} packed at a time and more while --memory has room", bytes(experts.at_once))
+            } else {
+                "packed at load (--experts lazy leaves them in the file)".into()
+            }
+        );
+    }
     if let Some(f) = forecast {
         println!(
             "forecast for {} × {context} tokens: weights {}, state {}, peak {}",
             args.batch,
-            bytes(f.weights_bytes),
+            bytes(f.weights_bytes + f.experts_bytes),
             bytes(f.state_bytes),
             bytes(f.peak_bytes)
         );

@@ -7,8 +7,10 @@ use anyhow::Context;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use indicatif::{ProgressBar, ProgressStyle};
 use reverie::rooms::engine::EngineSpec;
+use reverie::rooms::model::Model;
 use reverie::rooms::model::cache::DEFAULT_KV;
-use reverie::{LoadEvent, LoadedModel, Loader, PARAMS, SamplerParams};
+use reverie::{LoadEvent, LoadedModel, Loader, PARAMS, Residence, SamplerParams};
+use serde_json::{Value, json};
 
 use super::UsageError;
 
@@ -24,6 +26,10 @@ pub struct LoadArgs {
     /// Most bytes of state that are kept for later while no conversation holds them; --memory comes first
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "2GiB")]
     pub keep: u64,
+    /// Where the experts of a mixture are: `resident`, all packed at load, or `lazy`, in the file until a token wants them, and then
+    /// packed as long as --memory has room
+    #[arg(long, value_name = "WHERE", value_parser = parse_residence, default_value = "resident")]
+    pub experts: Residence,
     /// Compute in f32 throughout: activations where they meet integer weights, and keys and values unless --kv says otherwise
     #[arg(long)]
     pub exact: bool,
@@ -52,8 +58,13 @@ impl LoadArgs {
 
     /// A loader with these choices.
     pub fn loader(&self) -> anyhow::Result<Loader> {
-        let mut loader =
-            Loader { threads: self.threads, exact: self.exact, engine: self.engine(), ..Loader::default() };
+        let mut loader = Loader {
+            threads: self.threads,
+            exact: self.exact,
+            engine: self.engine(),
+            experts: self.experts,
+            ..Loader::default()
+        };
         if let Some(path) = &self.template {
             let text = std::fs::read_to_string(path)
                 .with_context(|| format!("cannot read the template {}", path.display()))?;
@@ -69,6 +80,38 @@ impl LoadArgs {
         bars.clear();
         Ok(loaded?)
     }
+}
+
+fn parse_residence(text: &str) -> Result<Residence, String> {
+    let named = |word: &str| Residence::ALL.iter().find(|(name, _)| *name == word).map(|(_, r)| *r);
+    let words = || Residence::ALL.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" or ");
+    named(text).ok_or_else(|| format!("found '{text}', expected {}", words()))
+}
+
+/// What a mixture's experts did so far, for people; none where they are packed for good.
+pub fn experts_line(model: &Model) -> Option<String> {
+    let shelf = model.shelf()?;
+    let (c, all) = (shelf.counters(), model.expert_bytes().all);
+    Some(format!(
+        "experts: {} of {} packed, {} hits, {} misses ({:.1} %, {} packed), {} given back",
+        bytes(shelf.held_bytes()),
+        bytes(all),
+        c.hits,
+        c.misses,
+        100.0 * c.misses as f64 / (c.hits + c.misses).max(1) as f64,
+        bytes(c.packed_bytes),
+        c.given_back
+    ))
+}
+
+/// The same for programs.
+pub fn experts_json(model: &Model) -> Value {
+    let Some(shelf) = model.shelf() else { return Value::Null };
+    let c = shelf.counters();
+    json!({
+        "all_bytes": model.expert_bytes().all, "held_bytes": shelf.held_bytes(), "hits": c.hits, "misses": c.misses,
+        "packed_bytes": c.packed_bytes, "given_back": c.given_back,
+    })
 }
 
 /// "4GiB", "800MB", "1.5G", "123456".

@@ -9,7 +9,7 @@ use crate::error::Result;
 
 /// The plan of a folder's config.json or of a GGUF file's metadata.
 pub fn plan(checkpoint: &Checkpoint, registries: &Registries) -> Result<Plan> {
-    let weights = &checkpoint.weights;
+    let weights = checkpoint.weights.as_ref();
     match &checkpoint.origin {
         Origin::Folder { config, .. } => {
             let arch = registries.arch(config.text("model_type")?)?;

@@ -1,15 +1,17 @@
-//! Where experts lie in a checkpoint changes nothing: a tensor each, stacked, gate and up in one, blocks of four-bit floats.
+//! Where experts lie in a checkpoint changes nothing: a tensor each, stacked, gate and up in one, blocks of four-bit floats, codes with
+//! scales beside them; nor does it matter whether they are packed at load or when a token wants them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use reverie::Loader;
 use reverie::rooms::files::Checkpoint;
 use reverie::rooms::model::{Sequence, Want};
 use reverie::rooms::tensor::quant::QUANTS;
+use reverie::{Loader, Registries, Residence};
 use serde_json::{Value, json};
 
 use crate::fixtures::{ids, load, root};
+use crate::synthetic;
 
 /// A tensor as a safetensors file has it: type, extents, bytes.
 type Stored = (String, Vec<usize>, Vec<u8>);
@@ -42,12 +44,19 @@ fn logits(fixture: &Path, tensors: &Tensors, config: &Value) -> Vec<f32> {
     file.extend(header.as_bytes());
     file.extend(bytes);
     std::fs::write(folder.path().join("model.safetensors"), file).expect("weights");
-    let loaded = load(&Loader { exact: true, threads: Some(2), ..Loader::default() }, folder.path());
-    let (engine, model) = (loaded.engine(), loaded.engine().model());
-    let mut state = model.new_state(engine.cache());
-    let tokens = ids(40, model.plan().vocab, 3);
-    let out = model.forward(&mut [Sequence { tokens: &tokens, state: &mut state, want: Want::All }]).expect("forward");
-    model.backend().read(out[0].as_ref().expect("logits")).expect("read")
+    let run = |experts| {
+        let loader = Loader { exact: true, threads: Some(2), experts, ..Loader::default() };
+        let loaded = load(&loader, folder.path());
+        let (engine, model) = (loaded.engine(), loaded.engine().model());
+        let mut state = model.new_state(engine.cache());
+        let tokens = ids(40, model.plan().vocab, 3);
+        let mut batch = [Sequence { tokens: &tokens, state: &mut state, want: Want::All }];
+        let out = model.forward(&mut batch).expect("forward");
+        model.backend().read(out[0].as_ref().expect("logits")).expect("read")
+    };
+    let found = run(Residence::Resident);
+    assert_eq!(run(Residence::Lazy), found, "{}, packed on demand", fixture.display());
+    found
 }
 
 fn config(fixture: &Path) -> Value {
@@ -167,4 +176,58 @@ fn blocks_of_four_bit_floats_are_the_floats() {
     config["quantization_config"] =
         json!({"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]});
     assert_eq!(logits(&fixture, &packed, &config), want);
+}
+
+/// A stacked tensor in codes of 8 bits, groups of 32 along a row, as MLX writes them: codes, scales, biases; and the values that they
+/// stand for, as F32.
+fn codes(stack: &Stored) -> [Stored; 4] {
+    let values: Vec<f32> = stack.2.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("four"))).collect();
+    let (mut codes, mut scales, mut biases, mut back) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for group in values.chunks_exact(32) {
+        let (least, most) = group.iter().fold((f32::MAX, f32::MIN), |(a, b), v| (a.min(*v), b.max(*v)));
+        let scale = (most - least) / 255.0;
+        scales.extend(scale.to_le_bytes());
+        biases.extend(least.to_le_bytes());
+        for value in group {
+            let code = ((value - least) / scale).round();
+            codes.push(code as u8);
+            back.extend((code * scale + least).to_le_bytes());
+        }
+    }
+    let with = |last: usize| [&stack.1[..2], &[last]].concat();
+    let k = stack.1[2];
+    let own = |element: &str, last, bytes| (element.to_owned(), with(last), bytes);
+    [own("U32", k / 4, codes), own("F32", k / 32, scales), own("F32", k / 32, biases), own("F32", k, back)]
+}
+
+#[test]
+fn stacked_codes_are_the_values_that_they_stand_for() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let mut config = json!({
+        "model_type": "olmoe", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "num_experts": 6, "num_experts_per_tok": 2, "norm_topk_prob": true, "vocab_size": 272,
+        "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "rope_theta": 1e4, "tie_word_embeddings": true,
+    });
+    let fields = config.as_object().expect("an object");
+    synthetic::write(folder.path(), fields, &synthetic::shapes(fields, &Registries::builtin()).expect("shapes"));
+    let mut rest = tensors(folder.path());
+    let mut floats = rest.clone();
+    let experts = take(&mut rest);
+    take(&mut floats);
+    for ((prefix, leaf), each) in &experts {
+        let [codes, scales, biases, back] = codes(&stacked(each));
+        let name = format!("{prefix}.switch_mlp.{leaf}");
+        rest.extend([
+            (format!("{name}.weight"), codes),
+            (format!("{name}.scales"), scales),
+            (format!("{name}.biases"), biases),
+        ]);
+        floats.insert(format!("{name}.weight"), back);
+    }
+    let want = logits(folder.path(), &floats, &config);
+    config["quantization"] = json!({"group_size": 32, "bits": 8});
+    let got = logits(folder.path(), &rest, &config);
+    let largest = want.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    let apart = want.iter().zip(&got).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+    assert!(apart < 1e-5 * largest, "{apart} of {largest}");
 }

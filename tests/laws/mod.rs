@@ -4,6 +4,7 @@ mod budget;
 mod composed;
 mod draft;
 mod experts;
+mod lazy_experts;
 mod oracle;
 mod pack;
 mod pocket;

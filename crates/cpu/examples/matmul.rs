@@ -130,8 +130,9 @@ fn main() {
                     let copies = find("copies=")
                         .map_or((256usize << 20).div_ceil(bytes).min(64), |c| c.parse().expect("copies"));
                     let began = now();
-                    let weights: Vec<_> =
-                        (0..copies).map(|_| cpu.pack(&Noise(n, k, form.clone()), None).expect("packs")).collect();
+                    let weights: Vec<_> = (0..copies)
+                        .map(|_| cpu.pack(&Noise(n, k, form.clone()), None, Class::Weights).expect("packs"))
+                        .collect();
                     let pack = (copies * bytes) as f64 / (now() - began).as_secs_f64();
                     print!("{name:8} {:12} {n:6}x{k:<5} pack {:4.1} GB/s", isa.name(), pack / 1e9);
                     for rows in list("rows=", "1,4,32,512") {

@@ -142,8 +142,8 @@ impl Backend for Cpu {
         Ok(t)
     }
 
-    fn pack(&self, source: &dyn WeightSource, bias: Option<&[f32]>) -> Result<Weight> {
-        ops::panel::pack(self, source, bias)
+    fn pack(&self, source: &dyn WeightSource, bias: Option<&[f32]>, class: Class) -> Result<Weight> {
+        ops::panel::pack(self, source, bias, class)
     }
     fn unpack<'a>(&'a self, weight: &'a Weight) -> Result<Box<dyn WeightSource + 'a>> {
         ops::panel::unpack(weight)

@@ -49,7 +49,7 @@ fn every_form_equals_the_reference_on_every_instruction_set() {
             let want = bits(&expected(numerics, &x, 9, &source));
             for isa in Isa::available() {
                 let cpu = cpu(isa, 2, numerics);
-                let weight = cpu.pack(&source, None).unwrap();
+                let weight = cpu.pack(&source, None, Class::Weights).unwrap();
                 for t in rows {
                     let got = bits(&product(&cpu, &x[..t * k], t, &weight));
                     assert_eq!(got, want[..t * n], "{form:?} {numerics:?} {} [{n}, {k}] T={t}", isa.name());
@@ -83,7 +83,7 @@ fn shapes_rows_and_threads_change_no_bit() {
                 for isa in Isa::available() {
                     for threads in [1, 2, 3, 4] {
                         let cpu = cpu(isa, threads, numerics);
-                        let weight = cpu.pack(&source, None).unwrap();
+                        let weight = cpu.pack(&source, None, Class::Weights).unwrap();
                         let got = bits(&product(&cpu, &x, t, &weight));
                         assert_eq!(
                             got,
@@ -108,7 +108,7 @@ fn dense_rows_may_have_any_length() {
             let want = bits(&reference::linear::exact(&x, 11, &source));
             for isa in Isa::available() {
                 let cpu = cpu(isa, 2, Numerics::Int8);
-                let weight = cpu.pack(&source, None).unwrap();
+                let weight = cpu.pack(&source, None, Class::Weights).unwrap();
                 for t in [1, 2, 4, 8, 11] {
                     assert_eq!(
                         bits(&product(&cpu, &x[..t * k], t, &weight)),
@@ -142,7 +142,7 @@ fn the_largest_sums_fit() {
         let want = bits(&expected(Numerics::Int8, &x, 4, &source));
         for isa in Isa::available() {
             let cpu = cpu(isa, 1, Numerics::Int8);
-            let weight = cpu.pack(&source, None).unwrap();
+            let weight = cpu.pack(&source, None, Class::Weights).unwrap();
             for t in [1, 2, 4] {
                 assert_eq!(bits(&product(&cpu, &x[..t * k], t, &weight)), want[..t * n], "{form:?} {}", isa.name());
             }
@@ -165,7 +165,7 @@ fn what_is_not_finite_stays_visible_and_equal() {
             let want = bits(&expected(numerics, &x, t, &source));
             for isa in Isa::available() {
                 let cpu = cpu(isa, 1, numerics);
-                let weight = cpu.pack(&source, None).unwrap();
+                let weight = cpu.pack(&source, None, Class::Weights).unwrap();
                 assert_eq!(bits(&product(&cpu, &x, t, &weight)), want, "{form:?} {numerics:?} {}", isa.name());
             }
         }
@@ -179,7 +179,7 @@ fn pair(cpu: &Cpu, k: usize) -> [Weight; 2] {
     let a = Synthetic::new(50, k, Form::Grouped(four), &mut random);
     let b = Synthetic::new(35, k, Form::Dense(DType::F16), &mut random);
     let (bias_a, bias_b) = (random.activations(50), random.activations(35));
-    [cpu.pack(&a, Some(&bias_a)).unwrap(), cpu.pack(&b, Some(&bias_b)).unwrap()]
+    [cpu.pack(&a, Some(&bias_a), Class::Weights).unwrap(), cpu.pack(&b, Some(&bias_b), Class::Weights).unwrap()]
 }
 
 #[test]
@@ -339,8 +339,10 @@ fn groups_of_rows_give_the_bits_of_their_rows_alone() {
                 for (isa, threads) in Isa::available().into_iter().flat_map(|isa| [(isa, 1), (isa, 3)]) {
                     let cpu = cpu(isa, threads, numerics);
                     let (g, u) = (tensor(&cpu, &gate, &[t, k]), tensor(&cpu, &up, &[t, k]));
-                    let weights: Vec<Vec<Weight>> =
-                        sources.iter().map(|s| s.iter().map(|s| cpu.pack(s, None).unwrap()).collect()).collect();
+                    let weights: Vec<Vec<Weight>> = sources
+                        .iter()
+                        .map(|s| s.iter().map(|s| cpu.pack(s, None, Class::Weights).unwrap()).collect())
+                        .collect();
                     let calls: Vec<Group<'_>> = weights
                         .iter()
                         .zip(&groups)

@@ -19,7 +19,7 @@ fn unpacking_gives_back_what_was_packed() {
         source.spoil(&mut random);
         let cpu = cpu(1 + random.below(3));
         let before = cpu.memory().usage().of(Class::Weights);
-        let weight = cpu.pack(&source, None).unwrap();
+        let weight = cpu.pack(&source, None, Class::Weights).unwrap();
         let took = cpu.memory().usage().of(Class::Weights) - before;
         assert_eq!(took as usize, cpu.packed_bytes(n, k, &form).next_multiple_of(64), "{form:?}");
         assert_eq!(cpu.packed_bytes(n, k, &form), n.next_multiple_of(16) * form.row_bytes(k), "nothing is inflated");
@@ -63,7 +63,7 @@ fn embedding_is_the_row_times_the_scale() {
         let ids: Vec<u32> = (0..90).map(|_| random.below(n) as u32).collect();
         for isa in Isa::available() {
             let cpu = Cpu::new(CpuSpec { threads: Some(2), isa: Some(isa), ..CpuSpec::default() }).unwrap();
-            let weight = cpu.pack(&source, None).unwrap();
+            let weight = cpu.pack(&source, None, Class::Weights).unwrap();
             let y = cpu.embed(&weight, &ids, 0.7).unwrap();
             assert_eq!(y.dims(), [90, k]);
             let y = cpu.read(&y).unwrap();
@@ -78,7 +78,7 @@ fn embedding_is_the_row_times_the_scale() {
         }
     }
     let cpu = cpu(1);
-    let weight = cpu.pack(&Synthetic::new(4, 32, Form::Dense(DType::F32), &mut random), None).unwrap();
+    let weight = cpu.pack(&Synthetic::new(4, 32, Form::Dense(DType::F32), &mut random), None, Class::Weights).unwrap();
     assert!(cpu.embed(&weight, &[4], 1.0).unwrap_err().to_string().contains("below 4"));
     assert_eq!(cpu.embed(&weight, &[], 1.0).unwrap().dims(), [0, 32]);
 }
@@ -90,7 +90,7 @@ fn forms_that_panels_cannot_hold_are_refused() {
     let good = Grouped { bits: 4, levels: Levels::Offset(8), block: 32, scales: Scales::Float(DType::F16) };
     let refused = |n, k, form| {
         let source = Synthetic { n, k, form, values: Vec::new(), scales: Vec::new(), done: Default::default() };
-        cpu.pack(&source, None).is_err()
+        cpu.pack(&source, None, Class::Weights).is_err()
     };
     assert!(refused(0, 32, Form::Grouped(good.clone())));
     assert!(refused(3, 0, Form::Dense(DType::F32)));
@@ -104,6 +104,6 @@ fn forms_that_panels_cannot_hold_are_refused() {
     assert!(refused(3, 32, Form::Grouped(Grouped { bits: 5, levels: Levels::Table([0; 16]), ..good.clone() })));
     assert!(refused(3, 32, Form::Grouped(Grouped { levels: Levels::Offset(i32::MAX), ..good.clone() })));
     let source = Synthetic::new(5, 32, Form::Grouped(good), &mut random);
-    assert!(cpu.pack(&source, Some(&[0.0; 4])).is_err());
-    assert!(cpu.pack(&source, Some(&[0.0; 5])).is_ok());
+    assert!(cpu.pack(&source, Some(&[0.0; 4]), Class::Weights).is_err());
+    assert!(cpu.pack(&source, Some(&[0.0; 5]), Class::Weights).is_ok());
 }

@@ -15,6 +15,8 @@ use crate::session::Go;
 pub struct Forecast {
     /// Packed weights.
     pub weights_bytes: u64,
+    /// Packed experts that must be there at the same time; more stay while there is room. Nothing where they count as weights.
+    pub experts_bytes: u64,
     /// Pages and slots at the full context.
     pub state_bytes: u64,
     /// The most that is held at once.
@@ -57,6 +59,7 @@ impl Forecaster {
         let usage = memory.usage();
         let forecast = Forecast {
             weights_bytes: usage.of(Class::Weights),
+            experts_bytes: usage.of(Class::Experts),
             state_bytes: usage.of(Class::State),
             peak_bytes: usage.peak,
         };

@@ -171,7 +171,9 @@ impl Engine {
             return Ok(());
         };
         let usage = self.model.backend().memory().usage();
-        let needed = usage.total - usage.idle + state_bytes as u64 + (step.peak_bytes - step.weights_bytes);
+        // Experts make room by themselves; those that the step cannot do without are in its peak.
+        let held = usage.total - usage.idle - usage.of(Class::Experts);
+        let needed = held + state_bytes as u64 + (step.peak_bytes - step.weights_bytes);
         let over = needed.saturating_sub(limit);
         if over > 0 {
             self.tree().evict(over);

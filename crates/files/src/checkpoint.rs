@@ -2,6 +2,7 @@
 //! weights, tokenizer files and templates, and says by name what is missing. It refuses to know families and fields.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use reverie_tensor::quant::QuantEntry;
 
@@ -20,8 +21,8 @@ pub struct Checkpoint {
     pub path: PathBuf,
     /// What describes it.
     pub origin: Origin,
-    /// Its tensors.
-    pub weights: Weights,
+    /// Its tensors; they stay open as long as somebody holds them.
+    pub weights: Arc<Weights>,
 }
 
 /// What describes a model, by the kind of its files.
@@ -86,13 +87,13 @@ impl Checkpoint {
         let config = ModelConfig::parse(&place.path_of(CONFIG), &text)?;
         let quantisation = Quantisation::read(&config)?;
         let tensors = SafeTensors::open(&place)?;
-        let weights = Weights::from_safetensors(&path, tensors, quantisation, rows);
+        let weights = Arc::new(Weights::from_safetensors(&path, tensors, quantisation, rows));
         Ok(Checkpoint { path, origin: Origin::Folder { place, config }, weights })
     }
 
     fn from_gguf(path: &Path, mut file: Gguf) -> Checkpoint {
         let metadata = std::mem::take(&mut file.metadata);
-        let weights = Weights::from_gguf(path, file);
+        let weights = Arc::new(Weights::from_gguf(path, file));
         Checkpoint { path: path.to_owned(), origin: Origin::Gguf { metadata }, weights }
     }
 

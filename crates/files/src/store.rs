@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::weights::Weights;
 
 /// Named tensors.
-pub trait TensorStore: Sync {
+pub trait TensorStore: Send + Sync {
     /// True if there is a tensor of this name.
     fn contains(&self, name: &str) -> bool;
     /// All names, in order; none from a store that makes up what it is asked for.

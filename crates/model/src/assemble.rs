@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use reverie_files::TensorStore;
 use reverie_tensor::quant::{DenseMatrix, Plain, Rows};
-use reverie_tensor::{Backend, Class, DType, Norm, NormKind, Tensor, Weight, WeightSource};
+use reverie_tensor::{Backend, Class, DType, Holder, Norm, NormKind, Tensor, Weight, WeightSource};
 
 use crate::draft::Gates;
 use crate::error::{Error, Result};
+use crate::ffn::moe::Shelf;
 use crate::forward::{BuiltBlock, BuiltPart, Model, ModelParts};
 use crate::linear::{Linear, Lora};
 use crate::plan::{Layer, NormSpec, NormWeight, Part, Plan};
@@ -29,6 +30,8 @@ pub struct Build<'a> {
     /// Projections that several layers share, by tensor and rows; none where a part's weights are its own.
     packed: &'a Shared,
     shares: bool,
+    /// Where experts come and go, if they are not packed for good.
+    shelf: Option<&'a Arc<Shelf>>,
 }
 
 /// Projections packed once for several layers.
@@ -122,7 +125,7 @@ impl<'a> Build<'a> {
     fn whole(&self, leaf: &str, n: usize, k: usize) -> Result<Linear> {
         let source = self.matrix(leaf, n, k)?;
         let bias = self.bias(leaf, n)?;
-        Ok(Linear::new(self.backend.pack(source.as_ref(), bias.as_deref())?))
+        Ok(Linear::new(self.pack(source.as_ref(), bias.as_deref())?))
     }
 
     /// The same, with a bias that must be there.
@@ -140,7 +143,7 @@ impl<'a> Build<'a> {
         let source = self.matrix(leaf, n, k)?;
         let bias = self.bias(leaf, n)?.map(|b| rows.iter().map(|&r| b[r]).collect::<Vec<_>>());
         let picked = Rows::pick(source, rows)?;
-        Ok(Linear::new(self.backend.pack(&picked, bias.as_deref())?))
+        Ok(Linear::new(self.pack(&picked, bias.as_deref())?))
     }
 
     /// Some columns of the matrix `leaf` `[n, k]` as a projection of their own, in f32.
@@ -153,7 +156,7 @@ impl<'a> Build<'a> {
         }
         source.done();
         let cut = DenseMatrix::new(DType::F32, &bytes, (n, columns.len()))?;
-        Ok(Linear::new(self.backend.pack(&cut, None)?))
+        Ok(Linear::new(self.pack(&cut, None)?))
     }
 
     /// The matrix `leaf` as the file has it.
@@ -175,12 +178,27 @@ impl<'a> Build<'a> {
     pub fn linear_f32(&self, leaf: &str, n: usize, k: usize) -> Result<Linear> {
         let source = Plain(self.matrix(leaf, n, k)?);
         let bias = self.bias(leaf, n)?;
-        Ok(Linear::new(self.backend.pack(&source, bias.as_deref())?))
+        Ok(Linear::new(self.pack(&source, bias.as_deref())?))
     }
 
     /// A matrix on the backend.
     pub fn pack(&self, source: &dyn WeightSource, bias: Option<&[f32]>) -> Result<Weight> {
-        Ok(self.backend.pack(source, bias)?)
+        Ok(self.backend.pack(source, bias, Class::Weights)?)
+    }
+
+    /// What packs.
+    pub(crate) fn backend(&self) -> &'a dyn Backend {
+        self.backend
+    }
+
+    /// What it packs from.
+    pub(crate) fn store(&self) -> &'a dyn TensorStore {
+        self.weights
+    }
+
+    /// Where experts come and go; none if they are packed for good.
+    pub(crate) fn shelf(&self) -> Option<&'a Arc<Shelf>> {
+        self.shelf
     }
 
     fn bias(&self, leaf: &str, n: usize) -> Result<Option<Vec<f32>>> {
@@ -306,18 +324,25 @@ impl<'a> Build<'a> {
             worn: Vec::new(),
             packed: self.packed,
             shares: false,
+            shelf: self.shelf,
         }
     }
 }
 
-/// Packs the weights of `plan` onto `backend`. `progress` hears (layers done, layers in all).
+/// Packs the weights of `plan` onto `backend`; experts stay in the store of `shelf` if there is one, which is then that of `weights`.
+/// `progress` hears (layers done, layers in all).
 pub fn assemble(
     plan: Plan,
     weights: &dyn TensorStore,
     backend: &Arc<dyn Backend>,
+    shelf: Option<&Arc<Shelf>>,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Model> {
     let packed = Shared::default();
+    if let Some(shelf) = shelf {
+        let holder: Arc<dyn Holder> = Arc::clone(shelf) as _;
+        backend.memory().ask_when_short(&holder);
+    }
     let root = Build {
         backend: backend.as_ref(),
         weights,
@@ -327,6 +352,7 @@ pub fn assemble(
         worn: Vec::new(),
         packed: &packed,
         shares: false,
+        shelf,
     };
     let embed = root.linear(&plan.embed, plan.vocab, plan.width)?.weight;
     let before = plan.before.as_ref().map_or(Ok(Vec::new()), |l| blocks(&root, l))?;
@@ -349,7 +375,8 @@ pub fn assemble(
         }),
         None => None,
     };
-    Model::new(ModelParts { plan, backend: Arc::clone(backend), embed, before, layers, after, final_norm, head, gates })
+    let (backend, shelf) = (Arc::clone(backend), shelf.cloned());
+    Model::new(ModelParts { plan, backend, embed, before, layers, after, final_norm, head, gates, shelf })
 }
 
 /// The blocks of one layer with their weights.

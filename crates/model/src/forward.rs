@@ -9,7 +9,8 @@ use reverie_tensor::{Backend, Input, Norm, Tensor, Weight};
 use crate::cache::CacheEntry;
 use crate::draft::Gates;
 use crate::error::{Error, Result};
-use crate::ffn::Ffn;
+use crate::ffn::moe::Shelf;
+use crate::ffn::{ExpertBytes, Ffn};
 use crate::linear::Linear;
 use crate::mixer::{Carry, Mixer, Out, Rows, Step, Stream};
 use crate::plan::Plan;
@@ -43,6 +44,7 @@ pub(crate) struct ModelParts {
     pub(crate) head: Option<Linear>,
     /// A drafter's way in and out.
     pub(crate) gates: Option<Gates>,
+    pub(crate) shelf: Option<Arc<Shelf>>,
 }
 
 /// A model ready to run.
@@ -96,13 +98,19 @@ impl Model {
         &self.parts.embed
     }
 
-    /// Bytes of packed weights that one token leaves unread: experts that are not its own.
-    pub fn unread_bytes(&self) -> usize {
+    /// What its experts take when they are packed; nothing where it has none.
+    pub fn expert_bytes(&self) -> ExpertBytes {
         let ffns = self.parts.layers.iter().flatten().filter_map(|b| match &b.part {
             BuiltPart::Ffn(ffn) => Some(ffn),
             _ => None,
         });
-        ffns.map(|ffn| ffn.unread_bytes(self.parts.backend.as_ref())).sum()
+        let each = ffns.map(|ffn| ffn.experts(self.parts.backend.as_ref()));
+        each.fold(ExpertBytes::default(), |a, b| a + b)
+    }
+
+    /// Where its experts come and go; none if they are packed for good.
+    pub fn shelf(&self) -> Option<&Arc<Shelf>> {
+        self.parts.shelf.as_ref()
     }
 
     /// What each mixer keeps.

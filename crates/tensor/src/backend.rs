@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::buffer::{Class, Memory};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::experts::{Group, RouteSpec, Routes, Term};
+use crate::experts::{Event, Group, RouteSpec, Routes, Term};
 use crate::form::{Form, WeightSource};
 use crate::formula::Formula;
 use crate::recurrence::{Recurrence, RecurrenceSpec};
@@ -442,8 +442,8 @@ pub trait Backend: Send + Sync {
 
     // ---- weights
 
-    /// Packs a matrix into this backend's layout. The result is the only copy.
-    fn pack(&self, source: &dyn WeightSource, bias: Option<&[f32]>) -> Result<Weight>;
+    /// Packs a matrix into this backend's layout, counted as `class`. The result is the only copy.
+    fn pack(&self, source: &dyn WeightSource, bias: Option<&[f32]>, class: Class) -> Result<Weight>;
 
     /// The packed matrix shown as a source again: what `pack` took, row for row.
     fn unpack<'a>(&'a self, weight: &'a Weight) -> Result<Box<dyn WeightSource + 'a>>;
@@ -638,5 +638,10 @@ pub trait Backend: Send + Sync {
     fn note(&self, name: &str, x: &Tensor) -> Result<()> {
         let _ = (name, x);
         Ok(())
+    }
+
+    /// Tells an observer what happened; nobody listens by default.
+    fn event(&self, event: &Event) {
+        let _ = event;
     }
 }

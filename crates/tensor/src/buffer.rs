@@ -7,7 +7,7 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use memmap2::{MmapMut, UncheckedAdvice};
 
@@ -20,7 +20,7 @@ pub const ALIGN: usize = 64;
 /// neighbours share huge pages. What is not touched is not resident.
 const SLAB_BYTES: usize = 256 << 20;
 
-/// Address space that pages and slots of some size are cut from, for the same reason.
+/// Address space that pages, slots and experts of some size are cut from, for the same reason.
 const STATE_SLAB_BYTES: usize = 32 << 20;
 
 /// State below this size comes from the allocator.
@@ -41,6 +41,8 @@ pub enum Class {
     State,
     /// Activations and workspaces; lent again when dropped.
     Scratch,
+    /// Packed weights that go and come back while the model lives.
+    Experts,
 }
 
 impl Class {
@@ -54,6 +56,7 @@ impl Class {
             Class::Weights => "weights",
             Class::State => "state",
             Class::Scratch => "scratch",
+            Class::Experts => "experts",
         }
     }
 }
@@ -61,8 +64,8 @@ impl Class {
 /// Bytes held now and at most, by class.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Weights, state, scratch (scratch includes what the pool keeps for reuse).
-    pub by_class: [u64; 3],
+    /// Weights, state, scratch (which includes what the pool keeps for reuse), experts.
+    pub by_class: [u64; 4],
     /// Sum of the classes.
     pub total: u64,
     /// Largest sum seen.
@@ -80,6 +83,12 @@ impl Usage {
     }
 }
 
+/// Somebody who holds memory for speed alone.
+pub trait Holder: Send + Sync {
+    /// Drops buffers of at least `bytes` in all, or what there is.
+    fn give_back(&self, bytes: u64);
+}
+
 #[derive(Default)]
 struct Ledger {
     usage: Usage,
@@ -87,10 +96,12 @@ struct Ledger {
     free: BTreeMap<usize, Vec<Block>>,
     weights: Shelf,
     state: Shelf,
-    /// Freed state by capacity; not counted as used.
+    /// Freed state and experts by capacity; not counted as used.
     rest: BTreeMap<usize, Vec<Block>>,
     /// Bytes of it that are resident.
     rest_bytes: usize,
+    /// Who may be asked for memory when the budget is short.
+    holders: Vec<Weak<dyn Holder>>,
 }
 
 /// The slab that a class is being cut from, and how much of it is taken.
@@ -224,9 +235,30 @@ impl Memory {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Has `holder` asked for memory whenever the budget is short of it, as long as it lives.
+    pub fn ask_when_short(&self, holder: &Arc<dyn Holder>) {
+        let mut ledger = self.lock();
+        ledger.holders.retain(|h| h.strong_count() > 0);
+        ledger.holders.push(Arc::downgrade(holder));
+    }
+
     /// A buffer of `len` bytes with whatever the last user left in them; `Buffer::is_zero` says if that is nothing.
     pub fn take(&self, len: usize, class: Class) -> Result<Buffer> {
-        let cap = rounded(len, class);
+        let cap = capacity(len, class);
+        // What holders keep goes in and out all the time: it does not push out scratch that the next step wants again.
+        let first = if class == Class::Experts { Idle::Stays } else { Idle::Goes };
+        match self.try_take((len, cap), class, first) {
+            Err(Error::Budget { used, limit, .. }) => {
+                // Holders give back through `Buffer::drop`, which locks the ledger: they are asked outside it.
+                let holders: Vec<_> = self.lock().holders.iter().filter_map(Weak::upgrade).collect();
+                holders.iter().for_each(|h| h.give_back((used + cap as u64).saturating_sub(limit)));
+                self.try_take((len, cap), class, Idle::Goes)
+            }
+            done => done,
+        }
+    }
+
+    fn try_take(&self, (len, cap): (usize, usize), class: Class, idle: Idle) -> Result<Buffer> {
         let mut ledger = self.lock();
         if class == Class::Scratch {
             // Anything up to an eighth larger serves: the pool then settles on few sizes.
@@ -241,7 +273,9 @@ impl Memory {
             && usage.total + cap as u64 > limit
         {
             // Unlent scratch goes first: it is only kept for speed.
-            ledger.trim();
+            if idle == Idle::Goes {
+                ledger.trim();
+            }
             usage = ledger.usage;
             if usage.total + cap as u64 > limit {
                 return Err(Error::Budget { class: class.name(), needed: cap as u64, used: usage.total, limit });
@@ -259,6 +293,13 @@ impl Memory {
     }
 }
 
+/// What becomes of unlent scratch when the budget is short.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Idle {
+    Stays,
+    Goes,
+}
+
 impl Ledger {
     fn trim(&mut self) {
         let kept: u64 = self.free.iter().map(|(c, v)| (*c * v.len()) as u64).sum();
@@ -272,18 +313,20 @@ impl Ledger {
     fn block(&mut self, cap: usize, class: Class) -> Option<Block> {
         match class {
             Class::Weights => self.weights.cut(cap, SLAB_BYTES),
-            Class::State if cap >= STATE_LEAST_BYTES => match self.rest.get_mut(&cap).and_then(Vec::pop) {
-                Some(block) => {
-                    self.rest_bytes -= if block.zero { 0 } else { cap };
-                    Some(block)
+            Class::State | Class::Experts if cap >= STATE_LEAST_BYTES => {
+                match self.rest.get_mut(&cap).and_then(Vec::pop) {
+                    Some(block) => {
+                        self.rest_bytes -= if block.zero { 0 } else { cap };
+                        Some(block)
+                    }
+                    None => self.state.cut(cap, STATE_SLAB_BYTES),
                 }
-                None => self.state.cut(cap, STATE_SLAB_BYTES),
-            },
+            }
             Class::Scratch if cap >= LARGE_BYTES => {
                 let slab = Slab::map(cap)?;
                 Some(Block { ptr: Some(slab.start), cap, slab: Some(Arc::new(slab)), zero: true })
             }
-            Class::State | Class::Scratch => {
+            Class::State | Class::Scratch | Class::Experts => {
                 let layout = Layout::from_size_align(cap, ALIGN).ok()?;
                 // SAFETY: `cap` is at least ALIGN, so the layout is not empty.
                 let ptr = NonNull::new(unsafe { alloc_zeroed(layout) })?;
@@ -334,17 +377,17 @@ impl Ledger {
     }
 }
 
-/// Capacities: cache lines; scratch in steps of an eighth of its power of two, so that lengths that differ by a
+/// Bytes that a buffer of `len` takes: cache lines; scratch in steps of an eighth of its power of two, so that lengths that differ by a
 /// few rows share buffers.
-fn rounded(len: usize, class: Class) -> usize {
+pub fn capacity(len: usize, class: Class) -> usize {
     let lines = len.max(1).div_ceil(ALIGN) * ALIGN;
     match class {
-        Class::State if lines >= STATE_LEAST_BYTES => lines.div_ceil(SYSTEM_PAGE) * SYSTEM_PAGE,
+        Class::State | Class::Experts if lines >= STATE_LEAST_BYTES => lines.div_ceil(SYSTEM_PAGE) * SYSTEM_PAGE,
         Class::Scratch => {
             let step = (lines.next_power_of_two() / 16).max(ALIGN);
             lines.div_ceil(step) * step
         }
-        Class::Weights | Class::State => lines,
+        Class::Weights | Class::State | Class::Experts => lines,
     }
 }
 
@@ -424,7 +467,7 @@ impl Drop for Buffer {
         } else {
             ledger.usage.by_class[self.class.index()] -= block.cap as u64;
             ledger.usage.total -= block.cap as u64;
-            if self.class == Class::State {
+            if matches!(self.class, Class::State | Class::Experts) {
                 ledger.rest(block);
             }
         }
@@ -521,6 +564,34 @@ mod tests {
         let ledger = memory.lock();
         assert!(ledger.usage.total == 0 && ledger.rest_bytes as u64 <= STATE_REST_BYTES);
         assert!(ledger.rest.values().flatten().count() * piece <= STATE_SLAB_BYTES, "idle slabs are unmapped");
+    }
+
+    #[test]
+    fn holders_are_asked_when_the_budget_is_short() {
+        struct Held(Mutex<Vec<Buffer>>);
+        impl Holder for Held {
+            fn give_back(&self, bytes: u64) {
+                let mut freed = 0;
+                while freed < bytes {
+                    let Some(buffer) = self.0.lock().unwrap().pop() else { return };
+                    freed += buffer.len() as u64;
+                }
+            }
+        }
+        let memory = Memory::host();
+        memory.set_limit(Some(10 << 16));
+        let held = Arc::new(Held(Mutex::default()));
+        let holder: Arc<dyn Holder> = held.clone();
+        memory.ask_when_short(&holder);
+        for _ in 0..8 {
+            held.0.lock().unwrap().push(memory.take(1 << 16, Class::Experts).unwrap());
+        }
+        let state = memory.take(5 << 16, Class::State).unwrap();
+        assert_eq!(held.0.lock().unwrap().len(), 5, "no more than was needed");
+        assert_eq!(memory.usage().of(Class::Experts), 5 << 16);
+        assert!(memory.take(6 << 16, Class::Scratch).is_err(), "all that they hold is too little");
+        drop((state, holder, held));
+        assert!(memory.take(10 << 16, Class::State).is_ok(), "who is gone is not asked");
     }
 
     #[test]

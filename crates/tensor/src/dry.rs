@@ -73,11 +73,11 @@ impl Backend for Dry {
     fn copy(&self, x: &Tensor, class: Class) -> Result<Tensor> {
         Tensor::host(&self.memory, x.dims(), x.dtype(), class)
     }
-    fn pack(&self, source: &dyn WeightSource, bias: Option<&[f32]>) -> Result<Weight> {
+    fn pack(&self, source: &dyn WeightSource, bias: Option<&[f32]>, class: Class) -> Result<Weight> {
         let ((n, k), form) = (source.shape(), source.form());
         let bytes = self.of.packed_bytes(n, k, &form);
-        let packed = Tensor::host(&self.memory, &[bytes], DType::U8, Class::Weights)?;
-        let bias = bias.map(|b| self.upload(b, &[b.len()], DType::F32, Class::Weights)).transpose()?;
+        let packed = Tensor::host(&self.memory, &[bytes], DType::U8, class)?;
+        let bias = bias.map(|b| self.upload(b, &[b.len()], DType::F32, class)).transpose()?;
         Ok(Weight { n, k, form, bias, packed: Arc::new(packed) })
     }
     fn unpack<'a>(&'a self, _weight: &'a Weight) -> Result<Box<dyn WeightSource + 'a>> {

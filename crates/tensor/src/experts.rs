@@ -90,6 +90,22 @@ pub struct Group<'a> {
     pub rows: Vec<u32>,
 }
 
+/// What an observer may hear of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Experts that a mixture wanted at once.
+    Experts {
+        /// The mixture, counted through the model.
+        mixture: usize,
+        /// Those that were packed already.
+        hits: usize,
+        /// Those that were packed for it.
+        misses: usize,
+        /// Bytes that this packed.
+        packed_bytes: u64,
+    },
+}
+
 /// Row `to` of a sum gains `weight` times row `from`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Term {

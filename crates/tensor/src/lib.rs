@@ -19,10 +19,10 @@ pub use backend::{
     Act, AttendSpec, Backend, Choice, ChooseSpec, ConvSpec, Input, Keep, KvSegment, KvSpec, KvTarget, Latent, Norm,
     NormKind, Numerics, Operand, RgLruSpec, Rope, RopeLayout, ScanInput, ScanSpec, StateSegment, Weight,
 };
-pub use buffer::{Class, Memory, Usage};
+pub use buffer::{Class, Holder, Memory, Usage};
 pub use dtype::DType;
 pub use error::{Error, Result};
-pub use experts::{Group, GroupRank, RouteGroups, RouteSpec, Routes, Score, Term};
+pub use experts::{Event, Group, GroupRank, RouteGroups, RouteSpec, Routes, Score, Term};
 pub use form::{Form, Grouped, Levels, Scales, WeightSource};
 pub use formula::Formula;
 pub use recurrence::{Decay, HeadOrder, Heads, Read, Recurrence, RecurrenceSpec, Rule};

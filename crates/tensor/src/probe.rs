@@ -1,6 +1,6 @@
-//! The probe decorator: passes every operation on and keeps what the model notes on the way. Knows no name.
+//! The probe decorator: passes every operation on and keeps what the model notes and tells on the way. Knows no name.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::backend::{
     Act, AttendSpec, Backend, ChooseSpec, ConvSpec, Input, Keep, KvSegment, KvSpec, KvTarget, Map, Norm, Numerics,
@@ -9,7 +9,7 @@ use crate::backend::{
 use crate::buffer::{Class, Memory};
 use crate::dtype::DType;
 use crate::error::Result;
-use crate::experts::{Group, RouteSpec, Routes, Term};
+use crate::experts::{Event, Group, RouteSpec, Routes, Term};
 use crate::form::{Form, WeightSource};
 use crate::formula::Formula;
 use crate::recurrence::{Recurrence, RecurrenceSpec};
@@ -18,14 +18,23 @@ use crate::tensor::Tensor;
 /// A noted tensor: name, width, values.
 pub type Note = (String, usize, Vec<f32>);
 
-/// Notes on their way out of a `Probe`.
+/// Notes and events on their way out of a `Probe`.
 #[derive(Clone, Default)]
-pub struct Notes(Arc<Mutex<Vec<Note>>>);
+pub struct Notes(Arc<Mutex<(Vec<Note>, Vec<Event>)>>);
 
 impl Notes {
     /// What was noted since the last call, in order.
     pub fn take(&self) -> Vec<Note> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.lock().0)
+    }
+
+    /// What happened since the last call, in order.
+    pub fn take_events(&self) -> Vec<Event> {
+        std::mem::take(&mut self.lock().1)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (Vec<Note>, Vec<Event>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -52,8 +61,12 @@ macro_rules! pass {
 impl Backend for Probe {
     fn note(&self, name: &str, x: &Tensor) -> Result<()> {
         let values = self.of.read(x)?;
-        self.notes.0.lock().unwrap_or_else(PoisonError::into_inner).push((name.to_owned(), x.width(), values));
+        self.notes.lock().0.push((name.to_owned(), x.width(), values));
         Ok(())
+    }
+    fn event(&self, event: &Event) {
+        self.notes.lock().1.push(*event);
+        self.of.event(event);
     }
     fn unpack<'a>(&'a self, weight: &'a Weight) -> Result<Box<dyn WeightSource + 'a>> {
         self.of.unpack(weight)
@@ -68,7 +81,7 @@ impl Backend for Probe {
         fn read_bytes(&self, x: &Tensor) -> Result<Vec<u8>>;
         fn write_bytes(&self, x: &mut Tensor, bytes: &[u8]) -> Result<()>;
         fn copy(&self, x: &Tensor, class: Class) -> Result<Tensor>;
-        fn pack(&self, source: &dyn WeightSource, bias: Option<&[f32]>) -> Result<Weight>;
+        fn pack(&self, source: &dyn WeightSource, bias: Option<&[f32]>, class: Class) -> Result<Weight>;
         fn packed_bytes(&self, n: usize, k: usize, form: &Form) -> usize;
         fn linear_workspace(&self, rows: usize, weights: &[&Weight]) -> usize;
         fn linear_groups_workspace(&self, rows: (usize, usize), weights: &[&Weight]) -> usize;

@@ -1,10 +1,41 @@
 //! What a benchmark prints: a table, JSON, or a picture.
 
 use std::path::Path;
+use std::time::Instant;
 
+use reverie::rooms::model::Model;
 use serde_json::{Value, json};
 
 use crate::cmd::shared::bytes;
+
+/// Several runs of one measurement.
+#[derive(Default)]
+pub struct Runs {
+    /// Tokens per second.
+    speeds: Vec<f64>,
+    /// Experts that came out of the checkpoint, and all that were wanted, where they are not packed for good.
+    missed: u64,
+    wanted: u64,
+}
+
+impl Runs {
+    /// One more run, of `tokens` tokens.
+    pub fn time(
+        &mut self,
+        model: &Model,
+        tokens: usize,
+        run: impl FnOnce() -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let counters = || model.shelf().map(|s| s.counters()).unwrap_or_default();
+        let (before, began) = (counters(), Instant::now());
+        run()?;
+        self.speeds.push(tokens as f64 / began.elapsed().as_secs_f64());
+        let after = counters();
+        let missed = after.misses - before.misses;
+        (self.missed, self.wanted) = (self.missed + missed, self.wanted + missed + after.hits - before.hits);
+        Ok(())
+    }
+}
 
 /// One measurement.
 pub struct Row {
@@ -16,6 +47,8 @@ pub struct Row {
     most: f64,
     bytes_per_token: Option<u64>,
     share: Option<f64>,
+    /// Experts missed of those wanted.
+    missed: Option<f64>,
 }
 
 impl Row {
@@ -24,11 +57,11 @@ impl Row {
         kind: &'static str,
         n: usize,
         depth: usize,
-        runs: &[f64],
+        runs: &Runs,
         read: Option<u64>,
         bandwidth: f64,
     ) -> Option<Row> {
-        let mut sorted = runs.to_vec();
+        let mut sorted = runs.speeds.clone();
         sorted.sort_by(f64::total_cmp);
         let median = *sorted.get(sorted.len() / 2)?;
         Some(Row {
@@ -40,6 +73,7 @@ impl Row {
             most: *sorted.last()?,
             bytes_per_token: read,
             share: read.map(|b| b as f64 * median / bandwidth),
+            missed: (runs.wanted > 0).then(|| runs.missed as f64 / runs.wanted as f64),
         })
     }
 }
@@ -64,6 +98,8 @@ pub struct Report {
     pub peak_bytes: u64,
     /// Peak that the system saw.
     pub resident_bytes: Option<u64>,
+    /// What lazy experts did over the whole run, for people and for programs.
+    pub experts: (Option<String>, Value),
     /// The measurements.
     pub rows: Vec<Row>,
 }
@@ -77,7 +113,7 @@ impl Report {
             .map(|r| {
                 json!({
                     "test": r.what, "depth": r.depth, "tokens_per_s": r.median, "least": r.least, "most": r.most,
-                    "bytes_per_token": r.bytes_per_token, "bandwidth_share": r.share,
+                    "bytes_per_token": r.bytes_per_token, "bandwidth_share": r.share, "experts_missed": r.missed,
                 })
             })
             .collect();
@@ -85,7 +121,7 @@ impl Report {
             "model": self.name, "threads": self.threads, "isa": self.isa, "load_ms": self.load_ms,
             "first_token_ms": self.first_ms, "probed_bandwidth_bytes_per_s": self.bandwidth,
             "weights_bytes": self.weights_bytes, "peak_bytes": self.peak_bytes,
-            "peak_resident_bytes": self.resident_bytes, "rows": rows,
+            "peak_resident_bytes": self.resident_bytes, "experts": self.experts.1, "rows": rows,
         })
     }
 
@@ -106,20 +142,24 @@ impl Report {
             bytes(self.peak_bytes),
             self.resident_bytes.map_or(String::new(), |b| format!(" (resident {})", bytes(b)))
         );
+        if let Some(line) = &self.experts.0 {
+            println!("{line}");
+        }
         println!(
-            "{:8} {:>7} {:>10} {:>19} {:>14} {:>10}",
-            "test", "depth", "tokens/s", "spread", "bytes/token", "bandwidth"
+            "{:8} {:>7} {:>10} {:>19} {:>14} {:>10} {:>7}",
+            "test", "depth", "tokens/s", "spread", "bytes/token", "bandwidth", "missed"
         );
         for r in &self.rows {
             println!(
-                "{:8} {:>7} {:>10.1} {:>9.1}-{:<9.1} {:>14} {:>10}",
+                "{:8} {:>7} {:>10.1} {:>9.1}-{:<9.1} {:>14} {:>10} {:>7}",
                 r.what,
                 r.depth,
                 r.median,
                 r.least,
                 r.most,
                 r.bytes_per_token.map_or("-".into(), bytes),
-                r.share.map_or("-".into(), |s| format!("{:.0} %", s * 100.0))
+                r.share.map_or("-".into(), |s| format!("{:.0} %", s * 100.0)),
+                r.missed.map_or("-".into(), |m| format!("{:.0} %", m * 100.0))
             );
         }
     }

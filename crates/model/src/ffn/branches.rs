@@ -1,9 +1,9 @@
 //! Several feed-forwards of one stream side by side, each with norms of its own before and after; what they give is added in order.
 //! A way to put rows together, no row itself.
 
-use reverie_tensor::{Norm, Tensor};
+use reverie_tensor::{Backend, Norm, Tensor};
 
-use super::Ffn;
+use super::{ExpertBytes, Ffn};
 use crate::Build;
 use crate::error::Result;
 use crate::mixer::{Out, Step, Stream};
@@ -58,6 +58,10 @@ struct Built {
 struct Branches(Vec<Built>);
 
 impl Ffn for Branches {
+    fn experts(&self, backend: &dyn Backend) -> ExpertBytes {
+        self.0.iter().map(|b| b.ffn.experts(backend)).fold(ExpertBytes::default(), |a, b| a + b)
+    }
+
     fn forward(&self, step: &Step<'_>, stream: Stream<'_>) -> Result<Tensor> {
         let be = step.backend;
         let mut sum = (stream.out == Out::Add).then(|| stream.x.clone());

@@ -30,14 +30,35 @@ pub struct FfnEntry {
 pub static FFNS: &[FfnEntry] =
     &[geglu::ENTRY, moe::ENTRY, per_layer::ENTRY, relu2::ENTRY, sparse_geglu::ENTRY, swiglu::ENTRY];
 
+/// Packed bytes of experts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExpertBytes {
+    /// Of all.
+    pub all: u64,
+    /// Of those that one token reads.
+    pub a_token: u64,
+    /// Of those that must be packed at the same time: a token's in one mixture.
+    pub at_once: u64,
+}
+
+impl std::ops::Add for ExpertBytes {
+    type Output = ExpertBytes;
+
+    /// Of two mixtures, which are met one after the other.
+    fn add(self, other: ExpertBytes) -> ExpertBytes {
+        let (all, a_token) = (self.all + other.all, self.a_token + other.a_token);
+        ExpertBytes { all, a_token, at_once: self.at_once.max(other.at_once) }
+    }
+}
+
 /// A feed-forward with its weights.
 pub trait Ffn: Send + Sync {
     /// One step over all rows.
     fn forward(&self, step: &Step<'_>, stream: Stream<'_>) -> Result<Tensor>;
 
-    /// Bytes of its weights on `backend` that one token leaves unread.
-    fn unread_bytes(&self, backend: &dyn Backend) -> usize {
+    /// What its experts take on `backend` when they are packed, if it has any.
+    fn experts(&self, backend: &dyn Backend) -> ExpertBytes {
         let _ = backend;
-        0
+        ExpertBytes::default()
     }
 }

@@ -2,6 +2,8 @@
 //! all. Tokens are grouped by expert; what the experts of a token give is added in the order of their numbers, so that a
 //! token's result does not depend on its neighbours. Knows no family: what differs between them stands in the spec.
 
+mod experts;
+mod shelf;
 mod stored;
 
 use std::collections::BTreeMap;
@@ -13,12 +15,14 @@ use reverie_tensor::{
 };
 
 use super::glu::{Glu, Inside, Shape};
-use super::{Ffn, FfnEntry, glu, swiglu};
+use super::{ExpertBytes, Ffn, FfnEntry, glu, swiglu};
 use crate::Build;
 use crate::error::{Error, Result};
 use crate::linear::{Linear, project};
 use crate::mixer::{Out, Step, Stream};
 use crate::plan::{FfnSpec, NormSpec};
+use experts::{Experts, Wave};
+pub use shelf::{Counters, Residence, Shelf};
 pub use stored::Fused;
 
 /// The row.
@@ -218,7 +222,7 @@ impl FfnSpec for Spec {
                 scale: router.scale,
                 per_expert: vector(router.per_expert)?,
             },
-            experts: stored::Stored::find(b, self)?.experts(b)?,
+            experts: Experts::new(b, stored::Stored::find(b, self)?, router.n_active)?,
             act: self.act,
             shared,
         }))
@@ -237,14 +241,17 @@ struct Moe {
     router: Linear,
     norm: Option<Norm>,
     route: RouteSpec,
-    experts: Vec<Expert>,
+    experts: Experts,
     act: Act,
     shared: Option<(Glu, Option<Linear>)>,
 }
 
-/// The tokens of each expert that has any, with their weights, by the expert's number.
-fn by_expert(routes: &Routes) -> BTreeMap<u32, Vec<(u32, f32)>> {
-    let mut found: BTreeMap<u32, Vec<(u32, f32)>> = BTreeMap::new();
+/// The tokens of an expert, with their weights.
+type Tokens = Vec<(u32, f32)>;
+
+/// The tokens of each expert that has any, by the expert's number.
+fn by_expert(routes: &Routes) -> BTreeMap<u32, Tokens> {
+    let mut found: BTreeMap<u32, Tokens> = BTreeMap::new();
     for (i, (expert, weight)) in routes.experts.iter().zip(&routes.weights).enumerate() {
         found.entry(*expert).or_default().push(((i / routes.n_active) as u32, *weight));
     }
@@ -252,14 +259,10 @@ fn by_expert(routes: &Routes) -> BTreeMap<u32, Vec<(u32, f32)>> {
 }
 
 impl Moe {
-    /// What the chosen experts give, row after row, and which row each is for.
-    fn routed(&self, be: &dyn Backend, input: Input<'_>, routes: &Routes) -> Result<(Tensor, Vec<Term>)> {
-        let chosen = by_expert(routes);
-        let expert =
-            |e: &u32| self.experts.get(*e as usize).ok_or_else(|| Error::config("expert", e, "one that the layer has"));
+    /// What the experts of a wave give, row after row, and which row each is for.
+    fn routed(&self, be: &dyn Backend, input: Input<'_>, wave: &Wave<'_>) -> Result<(Tensor, Vec<Term>)> {
         let (mut first, mut last, mut terms) = (Vec::new(), Vec::new(), Vec::new());
-        for (e, tokens) in &chosen {
-            let expert = expert(e)?;
+        for (expert, tokens) in wave.iter() {
             let from = terms.len() as u32;
             let rows = |n: usize| from..from + n as u32;
             first.push(Group {
@@ -280,14 +283,29 @@ impl Moe {
         let inside = Inside::new(inside.pop(), up, self.act);
         Ok((be.linear_groups(inside.input(), &last)?.pop().ok_or_else(missing)?, terms))
     }
+
+    /// What the experts' results are added to.
+    fn base(&self, be: &dyn Backend, stream: Stream<'_>) -> Result<Tensor> {
+        let Some((glu, gate)) = &self.shared else { return start(be, stream) };
+        let gates = match gate {
+            Some(gate) => Some(project(be, stream.input(), [gate])?),
+            None => None,
+        };
+        let inside = glu.inside(be, stream.input())?;
+        match gates {
+            None => stream.close(be, glu.down(), inside.input()),
+            Some([gates]) => {
+                let [y] = project(be, inside.input(), [glu.down()])?;
+                let terms = open(be, &gates)?;
+                Ok(be.add_weighted(start(be, stream)?, &y, &terms)?)
+            }
+        }
+    }
 }
 
 impl Ffn for Moe {
-    fn unread_bytes(&self, backend: &dyn Backend) -> usize {
-        let bytes = |w: &Weight| backend.packed_bytes(w.n, w.k, &w.form);
-        let of = |e: &Expert| e.gate.as_ref().map_or(0, bytes) + bytes(&e.up) + bytes(&e.down);
-        let (all, n) = (self.experts.iter().map(of).sum::<usize>(), self.experts.len().max(1));
-        all / n * (n - self.route.n_active.min(n))
+    fn experts(&self, backend: &dyn Backend) -> ExpertBytes {
+        self.experts.bytes(backend, self.route.n_active)
     }
 
     fn forward(&self, step: &Step<'_>, stream: Stream<'_>) -> Result<Tensor> {
@@ -299,27 +317,31 @@ impl Ffn for Moe {
         let [logits] = project(be, seen, [&self.router])?;
         let routes = be.route(&logits, &self.route)?;
         drop(logits);
-        let (rows, terms) = self.routed(be, stream.input(), &routes)?;
-        let base = match &self.shared {
-            Some((glu, gate)) => {
-                let gates = match gate {
-                    Some(gate) => Some(project(be, stream.input(), [gate])?),
-                    None => None,
-                };
-                let inside = glu.inside(be, stream.input())?;
-                match gates {
-                    None => stream.close(be, glu.down(), inside.input())?,
-                    Some([gates]) => {
-                        let [y] = project(be, inside.input(), [glu.down()])?;
-                        let terms = open(be, &gates)?;
-                        be.add_weighted(start(be, stream)?, &y, &terms)?
-                    }
-                }
+        let mut waiting = by_expert(&routes);
+        let (mut stream, mut sum) = (Some(stream), None);
+        // A token's experts are added by number, whether they come at once or one after another.
+        while let Some(input) = &stream {
+            let wave = self.experts.next(be, &mut waiting)?;
+            let (rows, terms) = self.routed(be, input.input(), &wave)?;
+            drop(wave);
+            // A forecast sees one wave where a run may see more: with several rows both keep the stream beside the sum.
+            let last = waiting.is_empty() && (self.experts.come_at_once() || input.x.rows() == 1);
+            let base = match sum.take() {
+                Some(sum) => sum,
+                None if last => self.base(be, stream.take().ok_or_else(nothing)?)?,
+                None => self.base(be, input.clone())?,
+            };
+            sum = Some(be.add_weighted(base, &rows, &terms)?);
+            if waiting.is_empty() {
+                break;
             }
-            None => start(be, stream)?,
-        };
-        Ok(be.add_weighted(base, &rows, &terms)?)
+        }
+        sum.ok_or_else(nothing)
     }
+}
+
+fn nothing() -> Error {
+    reverie_tensor::Error::shape("experts", "no rows", "at least one").into()
 }
 
 /// Every row for itself, times σ of its gate `[T, 1]`.
@@ -328,7 +350,7 @@ fn open(be: &dyn Backend, gates: &Tensor) -> Result<Vec<Term>> {
     Ok(weights.into_iter().zip(0..).map(|(weight, t)| Term { to: t, from: t, weight }).collect())
 }
 
-/// What the experts' results are added to.
+/// The stream, or zeros like it.
 fn start(be: &dyn Backend, stream: Stream<'_>) -> Result<Tensor> {
     match stream.out {
         Out::Add => Ok(stream.x),

@@ -158,7 +158,7 @@ impl Spec {
             // Codes in groups along a row cannot be turned: a quantised matrix is kept as floats here.
             let dense = matches!(all()?.form(), reverie_tensor::Form::Dense(_));
             let keys = if dense { all()? } else { Box::new(Plain(all()?)) };
-            into.push(b.pack(&Turned::new(keys.as_ref(), first..first + nope)?, None)?);
+            into.push(b.pack(&Turned::new(keys, first..first + nope)?, None)?);
             out.push(b.pack(&Rows::range(all()?, first + nope..first + nope + v)?, None)?);
         }
         Ok((into, out))

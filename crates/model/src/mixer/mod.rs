@@ -184,6 +184,7 @@ pub enum Out {
 }
 
 /// The residual stream as it enters a part.
+#[derive(Clone)]
 pub struct Stream<'a> {
     /// `[T, D]`.
     pub x: Tensor,

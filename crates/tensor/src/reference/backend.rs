@@ -116,7 +116,7 @@ impl Backend for Reference {
         Ok(t)
     }
 
-    fn pack(&self, source: &dyn WeightSource, bias: Option<&[f32]>) -> Result<Weight> {
+    fn pack(&self, source: &dyn WeightSource, bias: Option<&[f32]>, class: Class) -> Result<Weight> {
         let ((n, k), form) = (source.shape(), source.form());
         let mut rows = Rows {
             n,
@@ -144,7 +144,7 @@ impl Backend for Reference {
             }
         }
         source.done();
-        let bias = bias.map(|b| self.upload(b, &[b.len()], DType::F32, Class::Weights)).transpose()?;
+        let bias = bias.map(|b| self.upload(b, &[b.len()], DType::F32, class)).transpose()?;
         Ok(Weight { n, k, form, bias, packed: Arc::new(rows) })
     }
 

@@ -79,7 +79,7 @@ pub(crate) fn packed_bytes(n: usize, k: usize, form: &Form) -> usize {
 }
 
 /// See `Backend::pack`.
-pub(crate) fn pack(cpu: &Cpu, source: &dyn WeightSource, bias: Option<&[f32]>) -> Result<Weight> {
+pub(crate) fn pack(cpu: &Cpu, source: &dyn WeightSource, bias: Option<&[f32]>, class: Class) -> Result<Weight> {
     let ((n, k), form) = (source.shape(), source.form());
     check(n, k, &form)?;
     if let Some(b) = bias
@@ -87,7 +87,7 @@ pub(crate) fn pack(cpu: &Cpu, source: &dyn WeightSource, bias: Option<&[f32]>) -
     {
         return Err(Error::shape("bias of a weight", b.len(), [n]));
     }
-    let mut buffer = cpu.memory.take(packed_bytes(n, k, &form), Class::Weights)?;
+    let mut buffer = cpu.memory.take(packed_bytes(n, k, &form), class)?;
     let stride = LANES * form.row_bytes(k);
     let panels = n.div_ceil(LANES);
     let out = Parts::new(buffer.bytes_mut().ok_or_else(|| super::host::elsewhere("pack"))?);
@@ -105,7 +105,7 @@ pub(crate) fn pack(cpu: &Cpu, source: &dyn WeightSource, bias: Option<&[f32]>) -
         }
     });
     source.done();
-    let bias = bias.map(|b| cpu.upload(b, &[n], DType::F32, Class::Weights)).transpose()?;
+    let bias = bias.map(|b| cpu.upload(b, &[n], DType::F32, class)).transpose()?;
     let panels = Panels { n, k, form: form.clone(), layout: Layout::of(&form), stride, buffer };
     Ok(Weight { n, k, form, bias, packed: Arc::new(panels) })
 }

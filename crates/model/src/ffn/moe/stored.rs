@@ -1,8 +1,9 @@
 //! How the experts of a layer lie in a checkpoint: a tensor each, one tensor for all, gate and up in one. Told by the names that
 //! are there. Knows no routing and no format.
 
+use reverie_files::TensorStore;
 use reverie_tensor::quant::{Rows, Turned};
-use reverie_tensor::{Weight, WeightSource};
+use reverie_tensor::{Backend, Class, Tensor, Weight, WeightSource, buffer};
 
 use super::{Expert, Spec};
 use crate::Build;
@@ -20,16 +21,18 @@ pub enum Fused {
     TurnedPairs,
 }
 
-/// Where one projection of every expert lies.
+/// Where one projection of every expert lies, and the biases, which are small and always at hand.
 struct Place {
     at: At,
     /// Rows and columns of one expert's matrix.
     shape: (usize, usize),
+    /// By expert; none where the checkpoint has none.
+    biases: Vec<Tensor>,
 }
 
 enum At {
-    /// A tensor an expert, with this name after the expert's number.
-    Own { folder: &'static str, leaf: &'static str },
+    /// A tensor an expert.
+    Own(Vec<String>),
     /// One tensor for all.
     Stacked(Stacked),
 }
@@ -37,7 +40,7 @@ enum At {
 /// One tensor for all experts, of which a projection is every `step`th row from `first` of each expert's.
 struct Stacked {
     name: String,
-    bias: String,
+    n_experts: usize,
     /// Rows (columns, if turned) of an expert.
     all: usize,
     first: usize,
@@ -45,7 +48,7 @@ struct Stacked {
     turned: bool,
 }
 
-/// Where the experts of a layer lie.
+/// Where the experts of a layer lie, by the checkpoint's own names.
 pub(super) struct Stored {
     n_experts: usize,
     gate: Option<Place>,
@@ -72,124 +75,158 @@ const SPELLINGS: &[Spelling] = &[
 ];
 
 impl Stored {
-    /// Looks for the names.
+    /// Looks for the names; takes the biases.
     pub(super) fn find(b: &Build<'_>, spec: &Spec) -> Result<Stored> {
         let (width, inner) = (b.width(), spec.inner);
-        let place = |at| Place { at, shape: (inner, width) };
-        let stored = |gate: Option<At>, up, down| Stored {
-            n_experts: spec.n_experts,
-            gate: gate.map(place),
-            up: place(up),
-            down: Place { at: down, shape: (width, inner) },
-        };
         let spellings = SPELLINGS.iter().filter(|s| s.gate.is_some() == (spec.shape == Shape::Gated));
+        let find = Find { b, n_experts: spec.n_experts, width, inner };
         for (folder, spelling) in FOLDERS.iter().flat_map(|f| spellings.clone().map(move |s| (f, s))) {
             let Spelling { gate, up, down } = *spelling;
             if b.has(&format!("{folder}.0.{up}.weight")) {
-                let own = |leaf| At::Own { folder, leaf };
-                return Ok(stored(gate.map(own), own(up), own(down)));
+                let own = |leaf, shape| find.own(folder, leaf, shape);
+                let gate = gate.map(|gate| own(gate, (inner, width))).transpose()?;
+                return find.stored(gate, own(up, (inner, width))?, own(down, (width, inner))?);
             }
             if b.has(&format!("{folder}.{up}.weight")) {
-                let one = |leaf: &str, all| {
+                let one = |leaf: &str, shape: (usize, usize)| {
                     let (name, bias) = (format!("{folder}.{leaf}.weight"), format!("{folder}.{leaf}.bias"));
-                    At::Stacked(Stacked { name, bias, all, first: 0, step: 1, turned: false })
+                    find.stacked((&name, &bias), shape, Part { all: shape.0, first: 0, step: 1, turned: false })
                 };
-                return Ok(stored(gate.map(|g| one(g, inner)), one(up, inner), one(down, width)));
+                let gate = gate.map(|gate| one(gate, (inner, width))).transpose()?;
+                return find.stored(gate, one(up, (inner, width))?, one(down, (width, inner))?);
             }
             let (both, down) = (format!("{folder}.gate_up_proj"), format!("{folder}.down_proj"));
             let lies = |ending: &str| gate.is_some() && b.has(&format!("{both}{ending}"));
             if let Some(suffix) = ["", ".weight"].into_iter().find(|s| lies(s)) {
-                return Ok(fused(spec.fused, (&both, &down, suffix), (width, inner), stored));
+                return find.fused(spec.fused, (&both, &down, suffix));
             }
             if lies("_blocks") {
-                return Ok(fused(Fused::Pairs, (&both, &down, ""), (width, inner), stored));
+                return find.fused(Fused::Pairs, (&both, &down, ""));
             }
         }
         if b.has("input_linear.weight") {
-            return Ok(fused(Fused::Rows, ("input_linear", "output_linear", ".weight"), (width, inner), stored));
+            return find.fused(Fused::Rows, ("input_linear", "output_linear", ".weight"));
         }
         let expected = format!("'{}' or one tensor for all experts", b.name("experts.0.up_proj.weight"));
         Err(Error::config("experts", "none of their tensors", expected))
     }
 
-    /// Packs all of them.
-    pub(super) fn experts(&self, b: &Build<'_>) -> Result<Vec<Expert>> {
-        let biases = |place: &Place| place.biases(b, self.n_experts);
-        let gate_biases = self.gate.as_ref().map(biases).transpose()?.flatten();
-        let (up_biases, down_biases) = (biases(&self.up)?, biases(&self.down)?);
-        let pack = |place: &Place, e: usize, biases: &Option<Vec<f32>>| -> Result<Weight> {
-            let n = place.shape.0;
-            let bias = match (biases, &place.at) {
-                (Some(all), _) => Some(all[e * n..(e + 1) * n].to_vec()),
-                (None, At::Own { folder, leaf }) => {
-                    let name = format!("{folder}.{e}.{leaf}.bias");
-                    if b.has(&name) { Some(b.values(&name, n)?) } else { None }
-                }
-                (None, At::Stacked(_)) => None,
-            };
-            b.pack(place.source(b, e, self.n_experts)?.as_ref(), bias.as_deref())
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.n_experts
+    }
+
+    fn places(&self) -> impl Iterator<Item = &Place> {
+        self.gate.iter().chain([&self.up, &self.down])
+    }
+
+    /// Packs expert `e`, counted as `class`.
+    pub(super) fn pack(
+        &self,
+        backend: &dyn Backend,
+        store: &dyn TensorStore,
+        e: usize,
+        class: Class,
+    ) -> Result<Expert> {
+        let pack = |place: &Place| -> Result<Weight> {
+            let weight = backend.pack(place.source(store, e)?.as_ref(), None, class)?;
+            Ok(Weight { bias: place.biases.get(e).cloned(), ..weight })
         };
-        (0..self.n_experts)
-            .map(|e| {
-                Ok(Expert {
-                    gate: self.gate.as_ref().map(|gate| pack(gate, e, &gate_biases)).transpose()?,
-                    up: pack(&self.up, e, &up_biases)?,
-                    down: pack(&self.down, e, &down_biases)?,
-                })
-            })
-            .collect()
+        let gate = self.gate.as_ref().map(pack).transpose()?;
+        Ok(Expert { gate, up: pack(&self.up)?, down: pack(&self.down)? })
+    }
+
+    /// Bytes that packing expert `e` takes; refused where its tensors are not what the config says.
+    pub(super) fn packed_bytes(&self, backend: &dyn Backend, store: &dyn TensorStore, e: usize) -> Result<u64> {
+        let bytes = |place: &Place| -> Result<u64> {
+            let source = place.source(store, e)?;
+            let (n, k) = source.shape();
+            Ok(buffer::capacity(backend.packed_bytes(n, k, &source.form()), Class::Experts) as u64)
+        };
+        self.places().map(bytes).sum()
     }
 }
 
-/// Gate and up in one tensor.
-fn fused(
-    how: Fused,
-    (both, down, suffix): (&str, &str, &str),
-    (width, inner): (usize, usize),
-    stored: impl Fn(Option<At>, At, At) -> Stored,
-) -> Stored {
-    let turned = how == Fused::TurnedPairs;
-    let at = |leaf: &str, all, first, step| {
-        let (name, bias) = (format!("{leaf}{suffix}"), format!("{leaf}_bias"));
-        At::Stacked(Stacked { name, bias, all, first, step, turned })
-    };
-    let (up, step) = if how == Fused::Rows { (inner, 1) } else { (1, 2) };
-    stored(Some(at(both, 2 * inner, 0, step)), at(both, 2 * inner, up, step), at(down, width, 0, 1))
+/// What places are made from.
+struct Find<'b, 'a> {
+    b: &'b Build<'a>,
+    n_experts: usize,
+    width: usize,
+    inner: usize,
+}
+
+/// Which rows of one tensor for all experts are a projection's.
+#[derive(Clone, Copy)]
+struct Part {
+    all: usize,
+    first: usize,
+    step: usize,
+    turned: bool,
+}
+
+impl Find<'_, '_> {
+    fn stored(&self, gate: Option<Place>, up: Place, down: Place) -> Result<Stored> {
+        Ok(Stored { n_experts: self.n_experts, gate, up, down })
+    }
+
+    /// A tensor an expert.
+    fn own(&self, folder: &str, leaf: &str, shape: (usize, usize)) -> Result<Place> {
+        let names = (0..self.n_experts).map(|e| self.b.name(&format!("{folder}.{e}.{leaf}.weight"))).collect();
+        let bias = |e: usize| self.b.vector(&format!("{folder}.{e}.{leaf}.bias"), shape.0);
+        let biased = self.b.has(&format!("{folder}.0.{leaf}.bias"));
+        let biases = if biased { (0..self.n_experts).map(bias).collect::<Result<_>>()? } else { Vec::new() };
+        Ok(Place { at: At::Own(names), shape, biases })
+    }
+
+    /// One tensor for all.
+    fn stacked(&self, (name, bias): (&str, &str), shape: (usize, usize), part: Part) -> Result<Place> {
+        let Part { all, first, step, turned } = part;
+        let mut biases = Vec::new();
+        if self.b.has(bias) {
+            let values = self.b.values(bias, self.n_experts.saturating_mul(all))?;
+            for own in values.chunks_exact(all) {
+                let own: Vec<f32> = own[first..].iter().step_by(step).take(shape.0).copied().collect();
+                biases.push(self.b.upload(&own, &[shape.0])?);
+            }
+        }
+        let stacked = Stacked { name: self.b.name(name), n_experts: self.n_experts, all, first, step, turned };
+        Ok(Place { at: At::Stacked(stacked), shape, biases })
+    }
+
+    /// Gate and up in one tensor.
+    fn fused(&self, how: Fused, (both, down, suffix): (&str, &str, &str)) -> Result<Stored> {
+        let (width, inner, turned) = (self.width, self.inner, how == Fused::TurnedPairs);
+        let at = |leaf: &str, shape, all, (first, step)| {
+            let names = (format!("{leaf}{suffix}"), format!("{leaf}_bias"));
+            self.stacked((&names.0, &names.1), shape, Part { all, first, step, turned })
+        };
+        let (up, step) = if how == Fused::Rows { (inner, 1) } else { (1, 2) };
+        let half = |first| at(both, (inner, width), 2 * inner, (first, step));
+        self.stored(Some(half(0)?), half(up)?, at(down, (width, inner), width, (0, 1))?)
+    }
 }
 
 impl Place {
     /// The matrix of expert `e`.
-    fn source<'a>(&self, b: &Build<'a>, e: usize, n_experts: usize) -> Result<Box<dyn WeightSource + 'a>> {
+    fn source<'a>(&self, store: &'a dyn TensorStore, e: usize) -> Result<Box<dyn WeightSource + 'a>> {
         let (n, k) = self.shape;
+        let too_many = || Error::config("experts", e, "fewer, of this width");
         let stacked = match &self.at {
-            At::Own { folder, leaf } => return b.matrix(&format!("{folder}.{e}.{leaf}"), n, k),
+            At::Own(names) => return Ok(store.matrix(names.get(e).ok_or_else(too_many)?, (n, k))?),
             At::Stacked(stacked) => stacked,
         };
         let all = stacked.all;
-        let too_many = || Error::config("experts", n_experts, "fewer, of this width");
-        let rows = |per: usize| n_experts.checked_mul(per).ok_or_else(too_many);
+        let rows = |per: usize| stacked.n_experts.checked_mul(per).ok_or_else(too_many);
         let (whole, first): (Box<dyn WeightSource + 'a>, usize) = if stacked.turned {
-            let whole = b.stored(&stacked.name, rows(k)?, all)?;
-            (Box::new(Turned::new(whole.as_ref(), e * k..(e + 1) * k)?), 0)
+            let whole = store.matrix(&stacked.name, (rows(k)?, all))?;
+            (Box::new(Turned::new(whole, e * k..(e + 1) * k)?), 0)
         } else {
-            (b.stored(&stacked.name, rows(all)?, k)?, e * all)
+            (store.matrix(&stacked.name, (rows(all)?, k))?, e * all)
         };
         let first = first + stacked.first;
         if stacked.step == 1 {
             return Ok(Box::new(Rows::range(whole, first..first + n)?));
         }
         Ok(Box::new(Rows::pick(whole, (0..n).map(|i| first + i * stacked.step).collect())?))
-    }
-
-    /// The biases of all experts `[E, N]`, where one tensor holds them.
-    fn biases(&self, b: &Build<'_>, n_experts: usize) -> Result<Option<Vec<f32>>> {
-        let At::Stacked(stacked) = &self.at else { return Ok(None) };
-        if !b.has(&stacked.bias) {
-            return Ok(None);
-        }
-        let all = b.values(&stacked.bias, n_experts.saturating_mul(stacked.all))?;
-        let n = self.shape.0;
-        let own = |of: &[f32]| of[stacked.first..].iter().step_by(stacked.step).take(n).copied().collect::<Vec<_>>();
-        Ok(Some(all.chunks_exact(stacked.all).flat_map(own).collect()))
     }
 }

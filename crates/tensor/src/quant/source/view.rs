@@ -2,6 +2,7 @@
 //! Slices of fused projections, experts of a stacked tensor and rope permutations are all of this kind.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use super::floats;
 use crate::dtype::DType;
@@ -81,46 +82,53 @@ impl WeightSource for Rows<'_> {
     }
 }
 
-/// Some rows of a dense matrix turned: row i of the view is their column i. Holds a copy of them.
-pub struct Turned {
+/// Some rows of a dense matrix turned: row i of the view is their column i. Holds a copy of them from the first row that is read.
+pub struct Turned<'a> {
+    source: Box<dyn WeightSource + 'a>,
+    range: Range<usize>,
     dtype: DType,
-    bytes: Vec<u8>,
-    n: usize,
-    k: usize,
+    turned: OnceLock<Vec<u8>>,
 }
 
-impl Turned {
+impl<'a> Turned<'a> {
     /// Rows `range` of `source`; refused where its form is not dense.
-    pub fn new(source: &dyn WeightSource, range: Range<usize>) -> Result<Turned> {
-        let (rows, n) = source.shape();
+    pub fn new(source: Box<dyn WeightSource + 'a>, range: Range<usize>) -> Result<Self> {
+        let (rows, _) = source.shape();
         let Form::Dense(dtype) = source.form() else {
             return Err(Error::value("matrix to turn", format!("{:?}", source.form()), "plain floats"));
         };
         if range.start > range.end || range.end > rows {
             return Err(Error::value("rows to turn", format!("{range:?}"), format!("a range in 0..{rows}")));
         }
-        let (k, size) = (range.len(), dtype.size());
-        let (mut bytes, mut row) = (vec![0; n * k * size], vec![0; n * size]);
-        for (c, r) in range.enumerate() {
-            source.row_dense(r, &mut row);
-            for (i, value) in row.chunks_exact(size).enumerate() {
-                bytes[(i * k + c) * size..][..size].copy_from_slice(value);
+        Ok(Turned { source, range, dtype, turned: OnceLock::new() })
+    }
+
+    fn row(&self, row: usize) -> &[u8] {
+        let (n, k) = self.shape();
+        let size = self.dtype.size();
+        let turned = self.turned.get_or_init(|| {
+            let (mut bytes, mut row) = (vec![0; n * k * size], vec![0; n * size]);
+            for (c, r) in self.range.clone().enumerate() {
+                self.source.row_dense(r, &mut row);
+                for (i, value) in row.chunks_exact(size).enumerate() {
+                    bytes[(i * k + c) * size..][..size].copy_from_slice(value);
+                }
             }
-        }
-        Ok(Turned { dtype, bytes, n, k })
+            bytes
+        });
+        &turned[row * k * size..][..k * size]
     }
 }
 
-impl WeightSource for Turned {
+impl WeightSource for Turned<'_> {
     fn shape(&self) -> (usize, usize) {
-        (self.n, self.k)
+        (self.source.shape().1, self.range.len())
     }
     fn form(&self) -> Form {
         Form::Dense(self.dtype)
     }
     fn row_f32(&self, row: usize, out: &mut [f32]) {
-        let len = self.k * self.dtype.size();
-        floats(self.dtype, &self.bytes[row * len..][..len], out);
+        floats(self.dtype, self.row(row), out);
     }
     fn row_codes(&self, _row: usize, _out: &mut [u8]) {
         unreachable!("the form says so: dense weights have no codes");
@@ -129,7 +137,10 @@ impl WeightSource for Turned {
         unreachable!("the form says so: dense weights have no scales");
     }
     fn row_dense(&self, row: usize, out: &mut [u8]) {
-        out.copy_from_slice(&self.bytes[row * out.len()..][..out.len()]);
+        out.copy_from_slice(self.row(row));
+    }
+    fn done(&self) {
+        self.source.done();
     }
 }
 
