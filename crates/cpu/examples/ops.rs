@@ -89,7 +89,7 @@ fn attention((h, g, d): Counts, dtype: DType) -> AttendSpec {
         kv,
         scale: 1.0 / (d as f32).sqrt(),
         softcap: None,
-        window: None,
+        reach: reverie_tensor::Reach::All,
         sinks: None,
         latent: None,
         keep: None,

@@ -212,6 +212,34 @@ pub struct KvSegment<'a> {
     pub pages: &'a [Tensor],
 }
 
+/// How far back a row sees; its own position it always sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reach {
+    /// To position 0.
+    #[default]
+    All,
+    /// This many positions, its own included.
+    Window(usize),
+    /// To the beginning of its chunk of so many positions, the first of which begins at position 0 (Llama 4).
+    Chunk(usize),
+}
+
+impl Reach {
+    /// The first position that the row at `position` sees; grows with the position.
+    pub fn first(self, position: usize) -> usize {
+        match self {
+            Reach::All => 0,
+            Reach::Window(n) => (position + 1).saturating_sub(n),
+            Reach::Chunk(n) => position / n.max(1) * n,
+        }
+    }
+
+    /// That window, or all.
+    pub fn window(tokens: Option<usize>) -> Reach {
+        tokens.map_or(Reach::All, Reach::Window)
+    }
+}
+
 /// How attention is computed.
 #[derive(Clone, Debug)]
 pub struct AttendSpec {
@@ -223,8 +251,8 @@ pub struct AttendSpec {
     pub scale: f32,
     /// Scores become cap · tanh(score / cap).
     pub softcap: Option<f32>,
-    /// Keys further back than this many positions (own position included) are not seen.
-    pub window: Option<usize>,
+    /// The earlier keys that a row sees.
+    pub reach: Reach,
     /// One logit per head that joins the softmax and carries no value: f32 `[H]`.
     pub sinks: Option<Tensor>,
     /// Keys that hold their values.

@@ -17,7 +17,7 @@ pub mod tensor;
 
 pub use backend::{
     Act, AttendSpec, Backend, Choice, ChooseSpec, ConvSpec, Input, Keep, KvSegment, KvSpec, KvTarget, Latent, Norm,
-    NormKind, Numerics, Operand, RgLruSpec, Rope, RopeLayout, ScanInput, ScanSpec, StateSegment, Weight,
+    NormKind, Numerics, Operand, Reach, RgLruSpec, Rope, RopeLayout, ScanInput, ScanSpec, StateSegment, Weight,
 };
 pub use buffer::{Class, Holder, Memory, Usage};
 pub use dtype::DType;

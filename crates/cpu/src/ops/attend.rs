@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use half::{bf16, f16};
 use reverie_tensor::backend::{PAGE_TOKENS, SPAN_PAGES};
-use reverie_tensor::{AttendSpec, Class, DType, Error, KvSegment, Result, Tensor};
+use reverie_tensor::{AttendSpec, Class, DType, Error, KvSegment, Reach, Result, Tensor};
 
 use super::{host, kv, split};
 use crate::simd::{LANES, Lanes};
@@ -86,20 +86,20 @@ struct Block<'a> {
 
 impl Block<'_> {
     /// Keys that row `i` of the block sees.
-    fn keys(&self, i: usize, window: Option<usize>) -> Range<usize> {
-        let end = self.start + i + 1;
-        window.map_or(0, |w| end.saturating_sub(w))..end
+    fn keys(&self, i: usize, reach: Reach) -> Range<usize> {
+        let position = self.start + i;
+        reach.first(position)..position + 1
     }
 
     /// Chains that row `i` of the block has.
-    fn row_spans(&self, i: usize, window: Option<usize>) -> Range<usize> {
-        let keys = self.keys(i, window);
+    fn row_spans(&self, i: usize, reach: Reach) -> Range<usize> {
+        let keys = self.keys(i, reach);
         keys.start / SPAN_TOKENS..keys.end.div_ceil(SPAN_TOKENS)
     }
 
     /// Chains that any row of the block has.
-    fn spans(&self, window: Option<usize>) -> Range<usize> {
-        self.row_spans(0, window).start..self.row_spans(self.rows.len() - 1, window).end
+    fn spans(&self, reach: Reach) -> Range<usize> {
+        self.row_spans(0, reach).start..self.row_spans(self.rows.len() - 1, reach).end
     }
 }
 
@@ -118,8 +118,8 @@ pub(crate) fn run(cpu: &Cpu, q: &Tensor, segments: &[KvSegment<'_>], spec: &Atte
     if h == 0 || h % g != 0 {
         return Err(Error::shape("attend", (h, g), "query heads in a multiple of the key heads"));
     }
-    if spec.window == Some(0) {
-        return Err(Error::value("attend: window", 0, "at least 1 (a token sees itself), or none"));
+    if let Reach::Window(0) | Reach::Chunk(0) = spec.reach {
+        return Err(Error::value("attend: reach", format!("{:?}", spec.reach), "at least 1: a token sees itself"));
     }
     let values = host::f32s("attend", q)?;
     let (dq, dv) = (spec.q_dim(), spec.v_dim());
@@ -199,7 +199,7 @@ fn by_block(
         let turned = turned(cut, work, slot);
         while let Some(block) = blocks.get(next.fetch_add(1, Ordering::Relaxed)) {
             let size = block.rows.len() * cut.per_head * cut.state;
-            for (nth, span) in block.spans(call.spec.window).enumerate() {
+            for (nth, span) in block.spans(call.spec.reach).enumerate() {
                 // SAFETY: the piece holds two sets of running softmaxes, one if there is only one chain.
                 let place = unsafe { state.add(size * nth.min(1)) };
                 chain(cpu, call, block, (span, place, turned));
@@ -219,14 +219,14 @@ fn by_span(
     blocks: &[Block<'_>],
     (work, out): (&split::Parts<'_, f32>, &split::Parts<'_, f32>),
 ) {
-    let (cut, window) = (call.cut, call.spec.window);
+    let (cut, reach) = (call.cut, call.spec.reach);
     // Chain s of a block lies after its chains before s, and a block after the blocks before it.
     let (mut tasks, mut at) = (Vec::new(), 0);
     let mut places = Vec::with_capacity(blocks.len());
     for (b, block) in blocks.iter().enumerate() {
         places.push(at);
         let size = block.rows.len() * cut.per_head * cut.state;
-        for span in block.spans(window) {
+        for span in block.spans(reach) {
             tasks.push((b, span, at..at + size));
             at += size;
         }
@@ -246,8 +246,8 @@ fn by_span(
         for b in range {
             let (block, size) = (&blocks[b], blocks[b].rows.len() * cut.per_head * cut.state);
             // SAFETY: the chains of one block are one task's now.
-            let state = unsafe { work.part(places[b]..places[b] + size * block.spans(window).len()) }.as_mut_ptr();
-            for (nth, span) in block.spans(window).enumerate().skip(1) {
+            let state = unsafe { work.part(places[b]..places[b] + size * block.spans(reach).len()) }.as_mut_ptr();
+            for (nth, span) in block.spans(reach).enumerate().skip(1) {
                 // SAFETY: the places of a block's chains follow one another.
                 let later = unsafe { state.add(nth * size) };
                 join(cpu, call, block, (span, state, later));
@@ -303,7 +303,7 @@ fn join(cpu: &Cpu, call: &Call<'_>, block: &Block<'_>, (span, state, later): (us
 unsafe fn join_rows<S: Lanes>(call: &Call<'_>, block: &Block<'_>, span: usize, state: *mut f32, later: *mut f32) {
     let n = call.cut.per_head * call.cut.state;
     for i in 0..block.rows.len() {
-        let of_row = block.row_spans(i, call.spec.window);
+        let of_row = block.row_spans(i, call.spec.reach);
         // SAFETY: both sets hold every pair of the block; the set is the caller's.
         unsafe {
             let (state, later) = (state.add(i * n), later.add(i * n));
@@ -368,7 +368,7 @@ unsafe fn chain_of<S: Lanes, E: Element>(call: &Call<'_>, block: &Block<'_>, (sp
             running(pair).open::<S>();
         }
         let pages =
-            block.keys(0, spec.window).start / PAGE_TOKENS..block.keys(n - 1, spec.window).end.div_ceil(PAGE_TOKENS);
+            block.keys(0, spec.reach).start / PAGE_TOKENS..block.keys(n - 1, spec.reach).end.div_ceil(PAGE_TOKENS);
         let own = pages.start.max(span * SPAN_PAGES)..pages.end.min((span + 1) * SPAN_PAGES);
         // The next chain is this thread's too, unless chains are tasks.
         let walked = if cut.by_span { own.end } else { pages.end };
@@ -400,7 +400,7 @@ unsafe fn chain_of<S: Lanes, E: Element>(call: &Call<'_>, block: &Block<'_>, (sp
             let mut held = 0;
             for pair in 0..n * cut.per_head {
                 let (i, g) = (pair / cut.per_head, pair % cut.per_head);
-                let seen = block.keys(i, spec.window);
+                let seen = block.keys(i, spec.reach);
                 let (from, to) = (seen.start.max(first), seen.end.min(first + PAGE_TOKENS));
                 let (row, head) = (block.rows.start + i, block.head * cut.per_head + g);
                 let kept = spec.keep.as_ref().map_or(!0, |k| k.page(row, (head, spec.n_heads), page));

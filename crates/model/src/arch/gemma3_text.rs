@@ -58,7 +58,7 @@ pub(super) fn decoder(
     let mut plan = source.decoder(arch, NormWeight::MinusOne, |i| {
         let kind = source.layer_kind(i, &kind_of)?;
         let mut attention = source.attention(i)?;
-        attention.window = if kind == "sliding_attention" { Some(config.usize("sliding_window")?) } else { None };
+        attention.reach = full_attention::reach(config, &kind)?;
         if let Some(scalar) = scalar {
             attention.scale = scalar.powf(-0.5) as f32;
         }

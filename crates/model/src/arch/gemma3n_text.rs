@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::{ArchEntry, Source};
 use crate::error::{Error, Result};
 use crate::ffn::{geglu, per_layer, sparse_geglu};
+use crate::mixer::full_attention;
 use crate::plan::{Block, FfnSpec, Layer, NormSpec, NormWeight, Part, Plan};
 use crate::rewrite::{altup, laurel, per_layer_inputs};
 use crate::rope;
@@ -43,8 +44,7 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
         let mut attention = source.attention(i)?;
         attention.scale = 1.0;
         attention.rope = Some(rope::for_layer_kind(config, &kinds[i], attention.head_dim)?);
-        let sliding = kinds[i] == "sliding_attention";
-        attention.window = if sliding { Some(config.usize("sliding_window")?) } else { None };
+        attention.reach = full_attention::reach(config, &kinds[i])?;
         attention.qk_norm = Some((source.eps()?, NormWeight::Plain));
         attention.v_norm = Some(source.eps()?);
         attention.reads = source.shared_kv(&kinds, i)?;

@@ -1,6 +1,8 @@
 //! Gemma 4's drafter: a few layers of Gemma 4 without keys and values of their own, which read those of the target's last sliding
 //! and last full layer.
 
+use reverie_tensor::Reach;
+
 use super::{ArchEntry, Source, gemma4_text};
 use crate::error::{Error, Result};
 use crate::plan::{DraftSpec, Lender, Plan};
@@ -23,7 +25,9 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
     let mut plan = gemma4_text::decoder(source, ENTRY.name, |attention, kinds, i| {
         attention.reads = Some(Lender::Target(kinds[i].clone()));
         // Both ends of the reference's window count.
-        attention.window = attention.window.map(|w| w.saturating_add(1));
+        if let Reach::Window(n) = &mut attention.reach {
+            *n = n.saturating_add(1);
+        }
         Ok(())
     })?;
     plan.lends.clear();

@@ -108,7 +108,7 @@ fn attention(source: &Source<'_>, kinds: &[String], i: usize) -> Result<full_att
     let mut spec = source.with_fields(own).attention(i)?;
     spec.scale = 1.0;
     spec.rope = Some(rope::for_layer_kind(config, &kinds[i], spec.head_dim)?);
-    spec.window = if sliding { Some(config.usize("sliding_window")?) } else { None };
+    spec.reach = full_attention::reach(config, &kinds[i])?;
     spec.qk_norm = Some((source.eps()?, NormWeight::Plain));
     spec.v_norm = Some(source.eps()?);
     spec.keys_as_values = keys_as_values;

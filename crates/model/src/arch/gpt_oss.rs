@@ -3,6 +3,7 @@
 use super::{ArchEntry, Source, gguf};
 use crate::error::Result;
 use crate::ffn::moe::{self, Fused};
+use crate::mixer::full_attention;
 use crate::plan::{NormWeight, Plan};
 use reverie_tensor::Act;
 
@@ -26,7 +27,7 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
     source.decoder(ENTRY.name, NormWeight::Plain, |i| {
         let kind = source.layer_kind(i, |i| if i % 2 == 0 { "sliding_attention" } else { "full_attention" })?;
         let mut attention = source.attention(i)?;
-        attention.window = if kind == "sliding_attention" { Some(config.usize("sliding_window")?) } else { None };
+        attention.reach = full_attention::reach(config, &kind)?;
         (attention.qkv_bias, attention.o_bias, attention.sinks) = (true, true, true);
         let mut experts = moe::Spec::from_config(config)?;
         experts.router.leaf = "router";

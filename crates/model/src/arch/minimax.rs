@@ -1,6 +1,8 @@
 //! MiniMax-01: lightning attention and softmax attention, a mixture in every layer. Residuals start at the norm, and are weighted:
 //! x ← α n + β part(n) with n = norm(x).
 
+use reverie_tensor::Reach;
+
 use super::{ArchEntry, Source};
 use crate::error::{Error, Result};
 use crate::ffn::moe;
@@ -41,7 +43,7 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
             "linear_attention" => ("linear_attn", Box::new(lightning::spec(config, i)?)),
             "full_attention" => {
                 let mut attention = source.attention(i)?;
-                attention.window = config.optional_usize("sliding_window")?;
+                attention.reach = Reach::window(config.optional_usize("sliding_window")?);
                 ("full_attn", Box::new(attention))
             }
             other => return Err(Error::config("layer_types", other, "linear_attention or full_attention")),

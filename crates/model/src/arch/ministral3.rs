@@ -1,6 +1,7 @@
 //! Ministral 3: Llama's plan with YaRN and queries that grow with their position.
 
 use reverie_files::gguf::Metadata;
+use reverie_tensor::Reach;
 use serde_json::{Map, Value};
 
 use super::{ArchEntry, Source, gguf};
@@ -35,7 +36,7 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
     let window = source.config.optional_usize("sliding_window")?;
     source.decoder(ENTRY.name, NormWeight::Plain, |i| {
         let mut attention = source.attention(i)?;
-        attention.window = window;
+        attention.reach = Reach::window(window);
         attention.growth = rope::growth(&source.config)?;
         let ffn = (swiglu::ENTRY.spec)(&source.config, i)?;
         source.pre_norm(NormWeight::Plain, ("self_attn", Box::new(attention)), ffn)

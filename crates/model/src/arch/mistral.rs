@@ -1,5 +1,7 @@
 //! Mistral: Llama's plan with a sliding window over every layer where the config has one.
 
+use reverie_tensor::Reach;
+
 use super::{ArchEntry, Source};
 use crate::error::Result;
 use crate::ffn::swiglu;
@@ -13,7 +15,7 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
     let window = source.config.optional_usize("sliding_window")?;
     source.decoder(ENTRY.name, NormWeight::Plain, |i| {
         let mut attention = source.attention(i)?;
-        attention.window = window;
+        attention.reach = Reach::window(window);
         let ffn = (swiglu::ENTRY.spec)(&source.config, i)?;
         source.pre_norm(NormWeight::Plain, ("self_attn", Box::new(attention)), ffn)
     })

@@ -1,5 +1,7 @@
 //! Mixtral: Mistral's plan with a mixture of experts in every layer, its weights summing to one.
 
+use reverie_tensor::Reach;
+
 use super::{ArchEntry, Source};
 use crate::error::Result;
 use crate::ffn::moe;
@@ -12,7 +14,7 @@ pub const ENTRY: ArchEntry =
 fn plan(source: &Source<'_>) -> Result<Plan> {
     let mut plan = source.decoder(ENTRY.name, NormWeight::Plain, |i| {
         let mut attention = source.attention(i)?;
-        attention.window = source.config.optional_usize("sliding_window")?;
+        attention.reach = Reach::window(source.config.optional_usize("sliding_window")?);
         source.pre_norm(NormWeight::Plain, ("self_attn", Box::new(attention)), experts(source)?)
     })?;
     plan.names = plan.names.with_leaves(&[("mlp", "block_sparse_moe")]);

@@ -64,6 +64,7 @@ pub mod xlstm;
 pub mod zamba2;
 
 use reverie_files::{ModelConfig, TensorStore};
+use reverie_tensor::Reach;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
@@ -318,12 +319,12 @@ impl<'a> Source<'a> {
     }
 
     /// The window of Qwen's layers: by `layer_types`, or from layer `max_window_layers` on where `use_sliding_window` says so.
-    pub fn upper_window(&self, layer: usize) -> Result<Option<usize>> {
+    pub fn upper_window(&self, layer: usize) -> Result<Reach> {
         let used = self.config.optional_bool("use_sliding_window")?.unwrap_or(false);
         let from = self.config.optional_usize("max_window_layers")?.unwrap_or(usize::MAX);
         let kind =
             self.layer_kind(layer, |i| if used && i >= from { "sliding_attention" } else { "full_attention" })?;
-        if kind == "sliding_attention" { Ok(Some(self.config.usize("sliding_window")?)) } else { Ok(None) }
+        full_attention::reach(&self.config, &kind)
     }
 
     /// Epsilon of the RMS norms.

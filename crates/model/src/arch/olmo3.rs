@@ -4,6 +4,7 @@
 use super::{ArchEntry, Source, gguf};
 use crate::error::Result;
 use crate::ffn::swiglu;
+use crate::mixer::full_attention;
 use crate::plan::{Block, NormSpec, NormWeight, Part, Plan};
 use crate::rope;
 
@@ -34,7 +35,7 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
         let kind = source.layer_kind(i, default)?;
         let mut attention = source.attention(i)?;
         attention.rope = Some(rope::for_layer_kind(config, &kind, attention.head_dim)?);
-        attention.window = if kind == "sliding_attention" { Some(config.usize("sliding_window")?) } else { None };
+        attention.reach = full_attention::reach(config, &kind)?;
         attention.qk_norm = Some((source.eps()?, NormWeight::Plain));
         attention.flat_qk_norm = true;
         let ffn = (swiglu::ENTRY.spec)(config, i)?;

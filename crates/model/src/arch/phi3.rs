@@ -1,6 +1,8 @@
 //! Phi-3, Phi-3.5 and Phi-4: Llama's plan with stacked projections, a window over every layer where the config has one, and rotary
 //! frequencies with a set of factors for short contexts and one for long ones.
 
+use reverie_tensor::Reach;
+
 use super::{ArchEntry, Source, gguf};
 use crate::error::Result;
 use crate::ffn::swiglu;
@@ -25,7 +27,7 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
     let window = source.config.optional_usize("sliding_window")?;
     let mut plan = source.decoder(ENTRY.name, NormWeight::Plain, |i| {
         let mut attention = source.attention(i)?;
-        attention.window = window;
+        attention.reach = Reach::window(window);
         let ffn = (swiglu::ENTRY.spec)(&source.config, i)?;
         source.pre_norm(NormWeight::Plain, ("self_attn", Box::new(attention)), ffn)
     })?;

@@ -18,7 +18,7 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
     source.decoder(ENTRY.name, NormWeight::Plain, |i| {
         let mut attention = source.attention(i)?;
         attention.qk_norm = Some((source.eps()?, NormWeight::Plain));
-        attention.window = source.upper_window(i)?;
+        attention.reach = source.upper_window(i)?;
         let ffn = (swiglu::ENTRY.spec)(&source.config, i)?;
         source.pre_norm(NormWeight::Plain, ("self_attn", Box::new(attention)), ffn)
     })

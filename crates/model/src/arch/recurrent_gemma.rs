@@ -1,6 +1,8 @@
 //! RecurrentGemma (Griffin): recurrent blocks and local attention in turn, norms stored minus one, GeGLU with biases, a scaled
 //! embedding, capped logits.
 
+use reverie_tensor::Reach;
+
 use super::{ArchEntry, Source};
 use crate::error::{Error, Result};
 use crate::ffn::geglu;
@@ -30,7 +32,7 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
             Some("recurrent") => Box::new(rg_lru::Spec::from_config(config)?),
             Some("attention") => {
                 let mut attention = source.attention(i)?;
-                attention.window = Some(config.usize_or("attention_window_size", 2048)?);
+                attention.reach = Reach::Window(config.usize_or("attention_window_size", 2048)?);
                 attention.o_bias = true;
                 Box::new(attention)
             }

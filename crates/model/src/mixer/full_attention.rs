@@ -1,9 +1,9 @@
-//! Softmax attention over all earlier tokens, or over a window of them: grouped queries, norms on queries, keys and values, biases,
+//! Softmax attention over all earlier tokens, a window or a chunk of them: grouped queries, norms on queries, keys and values, biases,
 //! any rotary embedding, soft-capped scores, sinks, an output gate; its own keys and values, or another mixer's. Knows no cache
 //! scheme: it writes pages and reads them.
 
 use reverie_files::ModelConfig;
-use reverie_tensor::{AttendSpec, Class, DType, Input, KvSpec, Norm, NormKind, Rope, Tensor};
+use reverie_tensor::{AttendSpec, Class, DType, Input, KvSpec, Norm, NormKind, Reach, Rope, Tensor};
 
 use super::{Mixer, MixerEntry, Step, Stream};
 use crate::Build;
@@ -16,8 +16,8 @@ use crate::state::{KvNeed, LayerState, StateKind, StateSpec};
 /// The row.
 pub const ENTRY: MixerEntry = MixerEntry {
     name: "full_attention",
-    aliases: &["attention", "sliding_attention"],
-    about: "softmax attention: grouped queries, q/k norms, biases, rotary, window, soft-cap, sinks, output gate",
+    aliases: &["attention", "chunked_attention", "sliding_attention"],
+    about: "softmax attention: grouped queries, q/k norms, biases, rotary, window or chunk, soft-cap, sinks, output gate",
     state: &[StateKind::Kv],
     spec: |config, layer| Ok(Box::new(Spec::from_config(config, layer)?)),
 };
@@ -51,8 +51,8 @@ pub struct Spec {
     pub qkv_bias: bool,
     /// o must have a bias.
     pub o_bias: bool,
-    /// Keys further back are not seen.
-    pub window: Option<usize>,
+    /// Keys that are seen.
+    pub reach: Reach,
     /// Scores become cap · tanh(score / cap).
     pub softcap: Option<f32>,
     /// A logit per head that joins the softmax (`sinks`).
@@ -77,6 +77,23 @@ impl Growth {
     fn at(self, position: u32) -> f32 {
         let stretches = position as usize / self.period.max(1);
         (f64::from(self.beta) * (stretches as f64).ln_1p() + 1.0) as f32
+    }
+}
+
+/// What a layer of this kind sees, by the kinds' names in `layer_types`.
+pub fn reach(config: &ModelConfig, kind: &str) -> Result<Reach> {
+    let (field, reach): (_, fn(usize) -> Reach) = match kind {
+        "sliding_attention" => ("sliding_window", Reach::Window),
+        "chunked_attention" => ("attention_chunk_size", Reach::Chunk),
+        "full_attention" | "attention" => return Ok(Reach::All),
+        other => {
+            let expected = "full_attention, sliding_attention or chunked_attention";
+            return Err(Error::config("layer_types", other, expected));
+        }
+    };
+    match config.usize(field)? {
+        0 => Err(Error::config(field, 0, "a positive number")),
+        n => Ok(reach(n)),
     }
 }
 
@@ -112,7 +129,7 @@ impl Spec {
         }
         let bias = config.optional_bool("attention_bias")?.unwrap_or(false);
         let kinds = config.optional_texts("layer_types")?;
-        let sliding = kinds.as_ref().and_then(|k| k.get(layer)).is_some_and(|k| *k == "sliding_attention");
+        let kind = kinds.as_ref().and_then(|k| k.get(layer)).copied();
         Ok(Spec {
             n_heads,
             n_kv_heads,
@@ -130,7 +147,10 @@ impl Spec {
             growth: None,
             qkv_bias: bias,
             o_bias: bias,
-            window: if sliding { Some(config.usize("sliding_window")?) } else { None },
+            reach: match kind {
+                Some(kind @ ("sliding_attention" | "chunked_attention")) => reach(config, kind)?,
+                _ => Reach::All,
+            },
             softcap: None,
             sinks: false,
             output_gate: false,
@@ -230,7 +250,7 @@ impl MixerSpec for Spec {
                 kv: KvSpec { n_heads: kv.n_heads, k_dim: kv.k_dim, v_dim: kv.v_dim, dtype: DType::F32 },
                 scale: self.scale,
                 softcap: self.softcap,
-                window: self.window,
+                reach: self.reach,
                 latent: None,
                 keep: None,
                 sinks: if self.sinks { Some(b.vector("sinks", self.n_heads)?) } else { None },

@@ -106,12 +106,17 @@ impl Spec {
             let found = format!("{n_heads} heads of {head_dim}, {n_groups} groups of {states}");
             return Err(Error::config(heads, found, "at most 1048576 channels, and as many key values"));
         }
-        let eps = config.optional_f64(config.spelling(&["rms_norm_eps", "layer_norm_epsilon"]))?.unwrap_or(1e-5) as f32;
+        let eps = config
+            .optional_f64(config.spelling(&["rms_norm_eps", "layer_norm_epsilon", "norm_eps"]))?
+            .unwrap_or(1e-5) as f32;
         // Zamba2's `hidden_act` is its feed-forward's alone.
         let field = config.spelling(&["mamba_hidden_act", "hidden_act"]);
         let act = config.optional_text(field)?.unwrap_or("silu");
         if act != "silu" && act != "swish" && heads != "n_mamba_heads" {
             return Err(Error::config(field, act, "silu, the only one that this mixer computes"));
+        }
+        if flag(&["D_has_hdim"], false)? {
+            return Err(Error::config("D_has_hdim", "true", "false: one skip a head, not one a channel"));
         }
         Ok(Spec {
             n_heads,
@@ -121,7 +126,11 @@ impl Spec {
             kernel: count(&["mamba_d_conv", "conv_kernel"], 4)?,
             conv_bias: flag(&["mamba_conv_bias", "use_conv_bias"], true)?,
             proj_bias: flag(&["use_bias", "mamba_proj_bias", "add_bias_linear"], false)?,
-            norm: OutNorm::GateFirst(eps),
+            norm: match (flag(&["rmsnorm"], true)?, flag(&["norm_before_gate"], false)?) {
+                (false, _) => OutNorm::Absent,
+                (true, false) => OutNorm::GateFirst(eps),
+                (true, true) => OutNorm::NormFirst(eps),
+            },
             limits: limits(config)?,
             factors: Factors { z: 1.0, mixed: [1.0; 3], dt: 1.0 },
             rates: Rates::Log,
@@ -146,7 +155,7 @@ impl Spec {
 
 /// `time_step_limit`: two numbers, infinity in any of the spellings that transformers has written.
 fn limits(config: &ModelConfig) -> Result<(f32, f32)> {
-    let field = config.spelling(&["time_step_limit", "mamba_dt_limit"]);
+    let field = config.spelling(&["time_step_limit", "mamba_dt_limit", "dt_limit"]);
     let Some(value) = config.get(field) else { return Ok((0.0, f32::INFINITY)) };
     let number = |v: &Value| match v {
         Value::Number(n) => n.as_f64().map(|n| n as f32),

@@ -7,7 +7,7 @@ use reverie_tensor::formula::input;
 use reverie_tensor::quant::{Plain, Rows, Turned};
 use reverie_tensor::{
     AttendSpec, Backend, Choice, ChooseSpec, Class, DType, Group, Input, Keep, KvSegment, KvSpec, Latent, Norm,
-    Operand, Rope, RopeLayout, Tensor, Weight,
+    Operand, Reach, Rope, RopeLayout, Tensor, Weight,
 };
 
 use super::{Mixer, MixerEntry, Step, Stream};
@@ -226,7 +226,7 @@ impl MixerSpec for Spec {
                 kv: KvSpec { n_heads: 1, k_dim: need, v_dim: 0, dtype: DType::F32 },
                 scale: self.scale,
                 softcap: None,
-                window: None,
+                reach: Reach::All,
                 sinks: None,
                 latent: Some(Latent { query: rank + rope, value: rank }),
                 keep: None,

@@ -3,8 +3,8 @@
 
 use reverie_files::ModelConfig;
 use reverie_tensor::{
-    AttendSpec, Backend, Choice, ChooseSpec, Class, DType, Input, KvSegment, KvSpec, Norm, Rope, RouteSpec, Score,
-    Tensor, Term,
+    AttendSpec, Backend, Choice, ChooseSpec, Class, DType, Input, KvSegment, KvSpec, Norm, Reach, Rope, RouteSpec,
+    Score, Tensor, Term,
 };
 
 use super::{Mixer, Step, Stream};
@@ -135,7 +135,7 @@ impl MixerSpec for Spec {
                 kv: kv_spec,
                 scale,
                 softcap: None,
-                window: None,
+                reach: Reach::All,
                 sinks: None,
                 latent: None,
                 keep: None,
@@ -202,7 +202,7 @@ impl Sparse {
         let (keep, pooled) = be.choose(q, segments, &choose(Choice::Share))?;
         let chosen = be.attend(q, segments, &AttendSpec { keep: Some(keep), ..attend.clone() })?;
         let slid = match window {
-            Some(_) => Some(be.attend(q, segments, &AttendSpec { window, ..attend })?),
+            Some(n) => Some(be.attend(q, segments, &AttendSpec { reach: Reach::Window(n), ..attend })?),
             None => None,
         };
         let gates = gates.ok_or_else(|| reverie_tensor::Error::shape("gates", "none", 3))?;

@@ -62,7 +62,7 @@ pub fn run<B: Backend + ?Sized>(b: &B, q: &Tensor, segments: &[KvSegment<'_>], s
         let pages = segment.pages.iter().map(|p| b.read_bytes(p)).collect::<Result<Vec<_>>>()?;
         for (i, row) in segment.rows.clone().enumerate() {
             let position = segment.start + i;
-            let first = spec.window.map_or(0, |w| (position + 1).saturating_sub(w));
+            let first = spec.reach.first(position);
             if pages.len() * PAGE_TOKENS <= position {
                 return Err(Error::shape("attend", pages.len(), position / PAGE_TOKENS + 1));
             }

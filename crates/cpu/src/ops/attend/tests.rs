@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use reverie_tensor::dry::Dry;
-use reverie_tensor::{AttendSpec, Backend, Class, DType, Keep, KvSegment, KvSpec, KvTarget, Latent, Tensor};
+use reverie_tensor::{AttendSpec, Backend, Class, DType, Keep, KvSegment, KvSpec, KvTarget, Latent, Reach, Tensor};
 
 use super::super::trial::{Seeded, close, cpus, reference, same, tensor};
 use super::*;
@@ -94,7 +94,7 @@ fn spec(heads: (usize, usize), dims: (usize, usize), dtype: DType) -> AttendSpec
         kv,
         scale: 0.3 / (dims.0 as f32).sqrt(),
         softcap: None,
-        window: None,
+        reach: Reach::All,
         sinks: None,
         latent: None,
         keep: None,
@@ -113,7 +113,20 @@ fn any_spec(seeded: &mut Seeded) -> AttendSpec {
     }
     spec.scale *= seeded.pick(&[1.0, 8.0]);
     spec.softcap = seeded.pick(&[None, Some(3.0), Some(30.0)]);
-    spec.window = seeded.pick(&[None, None, Some(1), Some(5), Some(64), Some(100), Some(600)]);
+    let (window, chunk) = (Reach::Window, Reach::Chunk);
+    let all = [
+        Reach::All,
+        window(1),
+        window(5),
+        window(64),
+        window(600),
+        chunk(1),
+        chunk(7),
+        chunk(64),
+        chunk(100),
+        chunk(600),
+    ];
+    spec.reach = seeded.pick(&all);
     if seeded.below(2) == 0 {
         spec.sinks = Some(tensor(&reference(), &seeded.values(heads.0, 3.0), &[heads.0]));
     }
@@ -193,7 +206,7 @@ fn neighbours_change_nothing() {
     for cpu in &cpus() {
         let mut seeded = Seeded::new(7);
         let mut spec = spec((8, 2), (64, 64), DType::F16);
-        spec.window = Some(700);
+        spec.reach = Reach::Window(700);
         let lengths = [(0, 3), (1300, 1), (511, 2), (64, 70), (900, 1)];
         let sequences: Vec<_> = lengths.iter().map(|&(s, r)| Sequence::new(&mut seeded, &spec, s, r)).collect();
         let together = attend(cpu, &spec, &sequences.iter().collect::<Vec<_>>());
