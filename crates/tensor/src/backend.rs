@@ -8,6 +8,9 @@ use std::any::Any;
 use std::ops::Range;
 use std::sync::Arc;
 
+pub use crate::attention::{
+    AttendSpec, Choice, ChooseSpec, Keep, KvSegment, KvSpec, KvTarget, Latent, PAGE_TOKENS, Reach, SPAN_PAGES,
+};
 use crate::buffer::{Class, Memory};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -17,12 +20,6 @@ use crate::formula::Formula;
 use crate::recurrence::{Recurrence, RecurrenceSpec};
 use crate::reference;
 use crate::tensor::Tensor;
-
-/// Tokens of a page. Tiles of the online softmax are pages, so this number is part of the numerics.
-pub const PAGE_TOKENS: usize = 64;
-
-/// Tiles that one chain of the online softmax covers; longer contexts merge chains in order. Part of the numerics.
-pub const SPAN_PAGES: usize = 8;
 
 /// Values of an activation that share one int8 scale. Part of the numerics.
 pub const ACT_BLOCK: usize = 32;
@@ -149,192 +146,6 @@ pub struct Rope {
     pub magnitude: f32,
     /// Which elements pair.
     pub layout: RopeLayout,
-}
-
-/// The keys and values of one layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KvSpec {
-    /// G.
-    pub n_heads: usize,
-    /// Dk.
-    pub k_dim: usize,
-    /// Dv.
-    pub v_dim: usize,
-    /// Element type of a page.
-    pub dtype: DType,
-}
-
-impl KvSpec {
-    /// Elements of a page: per head a key block `[Dk, P]` (lanes are tokens) and a value block `[P, Dv]`.
-    pub fn page_elements(&self) -> usize {
-        self.n_heads * self.head_elements()
-    }
-
-    /// Elements of one head's part of a page.
-    pub fn head_elements(&self) -> usize {
-        (self.k_dim + self.v_dim) * PAGE_TOKENS
-    }
-
-    /// Makes a page's `bytes` zero beyond its first `filled` tokens: what an earlier text left there is nobody's business.
-    pub fn clear_after(&self, filled: usize, bytes: &mut [u8]) {
-        let size = self.dtype.size();
-        let filled = filled.min(PAGE_TOKENS);
-        for head in bytes.chunks_mut(self.head_elements() * size) {
-            let (keys, values) = head.split_at_mut(self.k_dim * PAGE_TOKENS * size);
-            keys.chunks_mut(PAGE_TOKENS * size).for_each(|lane| lane[filled * size..].fill(0));
-            values[filled * self.v_dim * size..].fill(0);
-        }
-    }
-
-    /// Bytes of a page.
-    pub fn page_bytes(&self) -> usize {
-        self.page_elements() * self.dtype.size()
-    }
-}
-
-/// Rows of one sequence that are written to its pages.
-pub struct KvTarget<'a> {
-    /// Rows of the batch.
-    pub rows: Range<usize>,
-    /// Absolute position of the first of them.
-    pub start: usize,
-    /// All pages of the sequence, from position 0; those written to must be unshared.
-    pub pages: &'a mut [Tensor],
-}
-
-/// Rows of one sequence that attend to its pages. Row i of the range stands at `start + i` and sees the keys up to itself.
-pub struct KvSegment<'a> {
-    /// Rows of the batch.
-    pub rows: Range<usize>,
-    /// Absolute position of the first of them.
-    pub start: usize,
-    /// All pages of the sequence, from position 0.
-    pub pages: &'a [Tensor],
-}
-
-/// How far back a row sees; its own position it always sees.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Reach {
-    /// To position 0.
-    #[default]
-    All,
-    /// This many positions, its own included.
-    Window(usize),
-    /// To the beginning of its chunk of so many positions, the first of which begins at position 0 (Llama 4).
-    Chunk(usize),
-}
-
-impl Reach {
-    /// The first position that the row at `position` sees; grows with the position.
-    pub fn first(self, position: usize) -> usize {
-        match self {
-            Reach::All => 0,
-            Reach::Window(n) => (position + 1).saturating_sub(n),
-            Reach::Chunk(n) => position / n.max(1) * n,
-        }
-    }
-
-    /// That window, or all.
-    pub fn window(tokens: Option<usize>) -> Reach {
-        tokens.map_or(Reach::All, Reach::Window)
-    }
-}
-
-/// How attention is computed.
-#[derive(Clone, Debug)]
-pub struct AttendSpec {
-    /// H, a multiple of the key/value heads.
-    pub n_heads: usize,
-    /// The cache it reads.
-    pub kv: KvSpec,
-    /// Multiplies q·k.
-    pub scale: f32,
-    /// Scores become cap · tanh(score / cap).
-    pub softcap: Option<f32>,
-    /// The earlier keys that a row sees.
-    pub reach: Reach,
-    /// One logit per head that joins the softmax and carries no value: f32 `[H]`.
-    pub sinks: Option<Tensor>,
-    /// Keys that hold their values.
-    pub latent: Option<Latent>,
-    /// Of the keys that a row would see, those that it does see.
-    pub keep: Option<Keep>,
-}
-
-/// How the keys that a row sees are chosen.
-#[derive(Clone, Debug)]
-pub struct ChooseSpec {
-    /// Query heads of the choice.
-    pub n_heads: usize,
-    /// The cache it reads.
-    pub kv: KvSpec,
-    /// Neighbouring tokens that are chosen together, from position 0.
-    pub block: usize,
-    /// Blocks of a row, those that it must see among them.
-    pub n_kept: usize,
-    /// Multiplies q·k where shares are taken.
-    pub scale: f32,
-    /// By what.
-    pub choice: Choice,
-}
-
-/// By what the keys of a row are chosen.
-#[derive(Clone, Debug)]
-pub enum Choice {
-    /// One choice for all heads: Σ over heads of weight · max(q·k, 0), k being the elements of a key from `first` on
-    /// (DeepSeek-V3.2's lightning indexer). `weights` is f32 `[T, H]`.
-    Index {
-        /// First element.
-        first: usize,
-        /// By row and head.
-        weights: Tensor,
-    },
-    /// A choice for every query head, by q times the mean key of a block; the row's own block always (MoBA,
-    /// arXiv 2502.13189).
-    Mean,
-    /// A choice for every key head, by the mean share that the block's mean key takes of its heads' attention to whole blocks;
-    /// the row's own block, the first and the one before always. The attention itself comes with it (NSA, arXiv 2502.11089).
-    Share,
-}
-
-/// Keys that hold their values (multi-head latent attention): the pages have no values of their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Latent {
-    /// First elements of a key that a query meets.
-    pub query: usize,
-    /// First elements of a key that are its value.
-    pub value: usize,
-}
-
-/// A choice of keys for every row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Keep {
-    /// Choices of a row, each for as many neighbouring query heads.
-    pub n_groups: usize,
-    /// Pages that a choice covers.
-    pub n_pages: usize,
-    /// `[T, n_groups, n_pages]`: bit s of a page's word is its slot s.
-    pub bits: Arc<[u64]>,
-}
-
-impl Keep {
-    /// The slots of page `page` that query head `head` of `n_heads` sees in row `row`.
-    pub fn page(&self, row: usize, (head, n_heads): (usize, usize), page: usize) -> u64 {
-        let group = head * self.n_groups / n_heads.max(1);
-        self.bits.get((row * self.n_groups + group) * self.n_pages + page).copied().unwrap_or(0)
-    }
-}
-
-impl AttendSpec {
-    /// Elements of a query.
-    pub fn q_dim(&self) -> usize {
-        self.latent.map_or(self.kv.k_dim, |l| l.query)
-    }
-
-    /// Elements of a value.
-    pub fn v_dim(&self) -> usize {
-        self.latent.map_or(self.kv.v_dim, |l| l.value)
-    }
 }
 
 /// A depthwise causal convolution over time.

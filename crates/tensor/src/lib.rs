@@ -1,6 +1,7 @@
 //! Ground floor: dtypes, buffers, tensor handles, the `Backend` trait with a scalar reference behind every
 //! operation, and the weight formats. It refuses to know models, files and threads.
 
+pub mod attention;
 pub mod backend;
 pub mod buffer;
 pub mod dry;
