@@ -72,6 +72,9 @@ pub struct Loader {
     pub engine: EngineSpec,
     /// When to forecast.
     pub check: Check,
+    /// Positions that are wanted: chooses between the ways of a model that runs short and long contexts differently; more than it was
+    /// made for are refused.
+    pub context: Option<usize>,
     /// Where the experts of mixtures are.
     pub experts: Residence,
     /// A chat template that takes the place of the checkpoint's.
@@ -89,6 +92,7 @@ impl Default for Loader {
             isa: None,
             engine: EngineSpec::default(),
             check: Check::default(),
+            context: None,
             experts: Residence::default(),
             template: None,
             registries: Registries::builtin(),
@@ -214,7 +218,7 @@ impl Loader {
 
     /// The plan of an opened checkpoint.
     pub fn plan(&self, checkpoint: &Checkpoint) -> Result<Plan> {
-        source::plan(checkpoint, &self.registries)
+        source::plan(checkpoint, &self.registries, self.context)
     }
 
     /// The plan on a dry backend alone: nothing is packed, nothing can run, everything can be forecast.

@@ -14,9 +14,6 @@ use super::shared::{LoadArgs, LoadBars, bytes};
 pub struct Args {
     /// Folder, .gguf file, the embedded model's name, or hub id owner/name
     model: String,
-    /// Context length of the forecast; the model's own (at most 32768) by default
-    #[arg(long, value_name = "TOKENS")]
-    context: Option<usize>,
     /// Sequences at once in the forecast
     #[arg(long, value_name = "N", default_value_t = 1)]
     batch: usize,
@@ -38,7 +35,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let plan = engine.model().plan();
     let dtype = engine.cache().dtype;
     let layers: Vec<Value> = plan.layers.iter().enumerate().map(|(i, layer)| describe(i, layer, dtype)).collect();
-    let context = args.context.unwrap_or(plan.context.min(32_768)).min(plan.context);
+    let context = args.load.context.unwrap_or(plan.context.min(32_768)).min(plan.context);
     // A drafter runs beside its target only.
     let forecast = if plan.draft.is_some() { None } else { engine.forecast(context, args.batch)? };
     let (experts, lazy) = (engine.model().expert_bytes(), engine.model().shelf().is_some());

@@ -30,6 +30,9 @@ pub struct LoadArgs {
     /// packed as long as --memory has room
     #[arg(long, value_name = "WHERE", value_parser = parse_residence, default_value = "resident")]
     pub experts: Residence,
+    /// Positions that are wanted, where a model runs short and long contexts differently (LongRoPE); also those of a forecast
+    #[arg(long, value_name = "TOKENS")]
+    pub context: Option<usize>,
     /// Compute in f32 throughout: activations where they meet integer weights, and keys and values unless --kv says otherwise
     #[arg(long)]
     pub exact: bool,
@@ -62,6 +65,7 @@ impl LoadArgs {
             threads: self.threads,
             exact: self.exact,
             engine: self.engine(),
+            context: self.context,
             experts: self.experts,
             ..Loader::default()
         };

@@ -12,6 +12,8 @@ use serde_json::Value;
 use crate::fixtures::{drafters, load, name, oracles};
 
 struct Reference {
+    /// Positions that it asks for at load.
+    context: Option<usize>,
     ids: Vec<u32>,
     greedy: Vec<u32>,
     logits: Vec<f32>,
@@ -32,7 +34,8 @@ fn reference_in(json: &Path, tensors: &Path) -> Reference {
     let weights = Weights::from_safetensors(tensors, file, Quantisation::default(), QUANTS);
     let (_, logits) = weights.tensor_f32("logits").expect("logits");
     let hidden = weights.contains("hidden_states").then(|| weights.tensor_f32("hidden_states").expect("hidden_states"));
-    Reference { ids: list("input_ids"), greedy: list("greedy_continuation"), logits, hidden }
+    let context = json["context"].as_u64().map(|n| n as usize);
+    Reference { context, ids: list("input_ids"), greedy: list("greedy_continuation"), logits, hidden }
 }
 
 /// Largest absolute difference over largest absolute reference value.
@@ -140,7 +143,7 @@ fn every_family_gives_the_logits_of_transformers() {
     let mut worst = Vec::new();
     for folder in oracles() {
         let want = reference(&folder);
-        let loader = Loader { exact: true, record: true, threads: Some(2), ..Loader::default() };
+        let loader = Loader { exact: true, record: true, threads: Some(2), context: want.context, ..Loader::default() };
         let loader =
             Loader { engine: reverie::rooms::engine::EngineSpec { kv: "f32".into(), ..Default::default() }, ..loader };
         let loaded = load(&loader, &folder);
@@ -183,9 +186,9 @@ fn the_older_config_spelling_loads_the_same_model() {
             std::fs::copy(&file, copy.path().join(file.file_name().expect("name"))).expect("copy");
         }
         std::fs::copy(folder.join("config.v4.json"), copy.path().join("config.json")).expect("copy");
-        let ids = reference(&folder).ids;
+        let Reference { ids, context, .. } = reference(&folder);
         let logits = |path: &Path| {
-            let loaded = load(&Loader { threads: Some(2), ..Loader::default() }, path);
+            let loaded = load(&Loader { threads: Some(2), context, ..Loader::default() }, path);
             let mut session = loaded.session();
             session.sync(&ids, &mut |_| reverie::Go::On).expect("sync");
             session.logits().expect("logits")

@@ -61,3 +61,17 @@ fn state_space_and_hybrid_fields() {
     let said = refusal("mamba2", &[("num_heads", json!(1024)), ("head_dim", json!(1024))]);
     assert!(said.contains("conv1d") && said.contains("192"), "{said}");
 }
+
+#[test]
+fn more_positions_than_a_model_was_made_for() {
+    let path = root().join("phi3_longrope_long").display().to_string();
+    let with = |context| Loader { threads: Some(1), context, ..Loader::default() }.load(&path);
+    let short = with(None).expect("loads");
+    assert_eq!(short.engine().context(), 48);
+    let said = short.engine().admit(60).expect_err("beyond the original context").to_string();
+    assert!(said.contains("--context, at most 2048"), "{said}");
+    assert_eq!(with(Some(48)).expect("loads").engine().context(), 48);
+    assert_eq!(with(Some(49)).expect("loads").engine().context(), 2048);
+    let said = with(Some(2049)).err().expect("refused").to_string();
+    assert!(said.contains("max_position_embeddings") && said.contains("2049"), "{said}");
+}

@@ -114,7 +114,7 @@ impl Engine {
     /// Refuses a context that the model or the budget cannot hold, before any work.
     pub fn admit(&self, tokens: usize) -> Result<()> {
         if tokens > self.context() {
-            return Err(reverie_model::Error::Context { tokens, context: self.context() }.into());
+            return Err(self.model.plan().beyond(tokens).into());
         }
         let (Some(limit), Some(forecast)) = (self.limit, self.forecast(tokens, 1)?) else { return Ok(()) };
         if forecast.peak_bytes > limit {

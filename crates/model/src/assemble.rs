@@ -300,6 +300,9 @@ impl<'a> Build<'a> {
 
     /// A norm over `dim` whose stored factors, in a tensor with or without `.weight`, are multiplied by `factor`.
     pub fn norm_times(&self, spec: &NormSpec, dim: usize, factor: f32) -> Result<Norm> {
+        if spec.weight == NormWeight::Absent {
+            return Ok(Norm { kind: spec.kind, weight: None, bias: None, eps: spec.eps });
+        }
         let named = format!("{}.weight", spec.name);
         let bare = !self.has(&named) && self.has(&spec.name);
         let mut values = self.values(if bare { &spec.name } else { &named }, dim)?;

@@ -78,7 +78,7 @@ impl Drafter {
                 return Err(reverie_tensor::Error::value("tokens that the target has read", 0, "at least one").into());
             }
             if read >= own.plan.context {
-                return Err(Error::Context { tokens: read + 1, context: own.plan.context });
+                return Err(own.plan.beyond(read + 1));
             }
             if guess.token as usize >= theirs.plan.vocab {
                 return Err(Error::TokenId { id: guess.token, vocab: theirs.plan.vocab });

@@ -54,12 +54,14 @@ pub enum Error {
         vocab: usize,
     },
     /// More positions than the model has.
-    #[error("{tokens} tokens do not fit the context of {context}; shorten the prompt or start a new conversation")]
+    #[error("{tokens} tokens do not fit the context of {context}; shorten the prompt, start a new conversation{}", longer(*context, *longest))]
     Context {
         /// Positions needed.
         tokens: usize,
         /// Positions there are.
         context: usize,
+        /// Positions there would be, had they been asked for at load.
+        longest: usize,
     },
     /// A drafter asked to run alone.
     #[error(
@@ -78,6 +80,11 @@ pub enum Error {
     /// The loading dock refused.
     #[error(transparent)]
     Files(#[from] reverie_files::Error),
+}
+
+/// What else can be done about a context.
+fn longer(context: usize, longest: usize) -> String {
+    if longest > context { format!(" or load with --context, at most {longest}") } else { String::new() }
 }
 
 /// Result with this crate's error.

@@ -169,7 +169,7 @@ impl Model {
         for s in sequences.iter() {
             let start = s.state.len();
             if start + s.tokens.len() > plan.context {
-                return Err(Error::Context { tokens: start + s.tokens.len(), context: plan.context });
+                return Err(plan.beyond(start + s.tokens.len()));
             }
             if let Some(&id) = s.tokens.iter().find(|&&id| id as usize >= plan.vocab) {
                 return Err(Error::TokenId { id, vocab: plan.vocab });

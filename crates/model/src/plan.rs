@@ -45,6 +45,8 @@ pub enum NormWeight {
     Plain,
     /// The factor minus one (Gemma, Qwen3-Next): one is added at load.
     MinusOne,
+    /// None is stored, and there is no factor.
+    Absent,
 }
 
 /// A mixer as an architecture describes it: it owns its parameters and nobody else's.
@@ -176,8 +178,10 @@ pub struct Plan {
     pub vocab: usize,
     /// Width of the residual stream.
     pub width: usize,
-    /// Positions the model was made for.
+    /// Positions that it runs to as it was loaded.
     pub context: usize,
+    /// Positions the model was made for: more where it must be told at load that they are wanted (`rope::usable_context`).
+    pub longest: usize,
     /// Tensor name of the embedding without `.weight`.
     pub embed: String,
     /// Multiplies the embedding.
@@ -234,6 +238,11 @@ impl Plan {
             lent((i, mixer), (from, theirs.get(from).and_then(|m| m.state().kv)), need)
         };
         self.mixers().enumerate().map(owner).collect()
+    }
+
+    /// The refusal of more tokens than fit.
+    pub fn beyond(&self, tokens: usize) -> Error {
+        Error::Context { tokens, context: self.context, longest: self.longest }
     }
 
     /// The mixers, layer by layer.

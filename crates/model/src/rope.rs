@@ -139,15 +139,28 @@ fn positive_base(base: f64) -> Result<f64> {
     Err(Error::config("rope_theta", base, "a positive number"))
 }
 
-/// How far a model may be run whose config promises `promised` positions. LongRoPE has one set of factors for contexts up to the
-/// original length and another for longer ones, which would turn keys that were already written: the first set is the one we run,
-/// so the context ends where it does.
+/// The config's field for the positions that whoever loads the model wants; no checkpoint has it.
+pub const WANTED: &str = "wanted_context";
+
+/// How far a model runs whose config promises `promised` positions, and has been asked for some. LongRoPE has one set of factors for
+/// contexts up to the original length and another for longer ones. Changing from one to the other in the middle of a text would turn keys
+/// that are written already, so the set is chosen when the model is loaded: the first unless more than the original length is asked for,
+/// and the context then ends where that set does. (llama.cpp and vLLM choose by the context that they are started with, too.)
 pub fn usable_context(config: &ModelConfig, promised: usize) -> Result<usize> {
-    let parameters = parameters(config)?;
-    match parameters.has("short_factor") {
-        true => Ok(promised.min(original_context(&parameters, config)? as usize)),
-        false => Ok(promised),
+    let wanted = config.optional_usize(WANTED)?.unwrap_or(0);
+    if wanted > promised {
+        return Err(Error::config("max_position_embeddings", promised, format!("at least the {wanted} asked for")));
     }
+    let parameters = parameters(config)?;
+    if !parameters.has("short_factor") || is_long(&parameters, config)? {
+        return Ok(promised);
+    }
+    Ok(promised.min(original_context(&parameters, config)? as usize))
+}
+
+/// True if LongRoPE's second set of factors counts.
+fn is_long(p: &ModelConfig, config: &ModelConfig) -> Result<bool> {
+    Ok(config.optional_usize(WANTED)?.unwrap_or(0) as f64 > original_context(p, config)?)
 }
 
 /// Llama 4's growth of the queries, where the config asks for it.
@@ -157,7 +170,7 @@ pub fn growth(config: &ModelConfig) -> Result<Option<Growth>> {
     if !beta.is_finite() {
         return Err(Error::config("rope_parameters.llama_4_scaling_beta", beta, "a finite number"));
     }
-    Ok(Some(Growth { beta: beta as f32, period: original_context(&p, config)? as usize }))
+    Ok(Some(Growth { beta: beta as f32, period: original_context(&p, config)? as usize, from: 0 }))
 }
 
 /// A head whose first pairs turn and whose others stand still; frequencies go by the whole head's width, unlike those of a partial
@@ -170,9 +183,10 @@ fn proportional(p: &ModelConfig, base: f64, head_dim: usize, partial: f64) -> Re
     Ok(Rope { freqs: whole.freqs.iter().enumerate().map(freq).collect(), ..whole })
 }
 
-/// LongRoPE (arXiv 2402.13753) with its factors for short contexts; see `usable_context`.
+/// LongRoPE (arXiv 2402.13753) with the factors for the context that is wanted; see `usable_context`.
 fn longrope(p: &ModelConfig, config: &ModelConfig, rope: Rope) -> Result<Rope> {
-    let rope = divided("rope_parameters.short_factor", p.optional_f64s("short_factor")?, rope)?;
+    let field = if is_long(p, config)? { "long_factor" } else { "short_factor" };
+    let rope = divided(&format!("rope_parameters.{field}"), p.optional_f64s(field)?, rope)?;
     let context = original_context(p, config)?;
     let factor = match p.optional_f64("factor")? {
         Some(_) => positive(p, "factor")?,

@@ -31,6 +31,7 @@ pub mod kimi_linear;
 pub mod lfm2;
 pub mod lfm2_moe;
 pub mod llama;
+pub mod llama4_text;
 pub mod mamba;
 pub mod mamba2;
 pub mod minimax;
@@ -74,6 +75,7 @@ use crate::mixer::mamba2 as ssd;
 use crate::names::{Leaves, Names};
 use crate::plan::{Block, FfnSpec, HeadSpec, Layer, Lender, Lent, MixerSpec, NormSpec, NormWeight, Part, Plan};
 use crate::registry::Registries;
+use crate::rope;
 
 /// A row of the registry.
 pub struct ArchEntry {
@@ -118,6 +120,7 @@ pub static ARCHS: &[ArchEntry] = &[
     lfm2::ENTRY,
     lfm2_moe::ENTRY,
     llama::ENTRY,
+    llama4_text::ENTRY,
     mamba::ENTRY,
     mamba2::ENTRY,
     minimax::ENTRY,
@@ -180,6 +183,15 @@ impl<'a> Source<'a> {
     ) -> Result<Source<'a>> {
         let text = config.section("text_config")?.unwrap_or_else(|| config.clone());
         Ok(Source { config: text, whole: config.clone(), weights, gguf: None, registries })
+    }
+
+    /// The same for whoever wants that many positions; any number up to the model's own, where none is said.
+    #[must_use]
+    pub fn wanting(self, context: Option<usize>) -> Source<'a> {
+        match context {
+            Some(n) => self.with_fields([(rope::WANTED.to_owned(), n.into())]),
+            None => self,
+        }
     }
 
     /// How the checkpoint spells a plan's names.
@@ -348,6 +360,11 @@ impl<'a> Source<'a> {
             Some(tied) => tied,
             None => !self.weights.contains(&head),
         };
+        let promised = match config.optional_usize("max_position_embeddings")? {
+            Some(0) => return Err(Error::config("max_position_embeddings", 0, "a positive number")),
+            Some(n) => n,
+            None => UNSAID_CONTEXT,
+        };
         let layer = |i: usize| Ok(Layer { prefix: format!("model.layers.{i}"), blocks: blocks(i)? });
         let positive = |field: &str| match config.usize(field)? {
             0 => Err(Error::config(field, 0, "a positive number")),
@@ -357,11 +374,8 @@ impl<'a> Source<'a> {
             arch,
             vocab: positive("vocab_size")?,
             width: positive("hidden_size")?,
-            context: match config.optional_usize("max_position_embeddings")? {
-                Some(0) => return Err(Error::config("max_position_embeddings", 0, "a positive number")),
-                Some(n) => n,
-                None => UNSAID_CONTEXT,
-            },
+            context: rope::usable_context(config, promised)?,
+            longest: promised,
             embed: "model.embed_tokens".into(),
             embed_scale: 1.0,
             before: None,

@@ -7,7 +7,6 @@ use super::{ArchEntry, Source, gguf};
 use crate::error::Result;
 use crate::ffn::swiglu;
 use crate::plan::{NormWeight, Plan};
-use crate::rope;
 
 /// The row.
 pub const ENTRY: ArchEntry = ArchEntry {
@@ -25,12 +24,10 @@ pub const ENTRY: ArchEntry = ArchEntry {
 
 fn plan(source: &Source<'_>) -> Result<Plan> {
     let window = source.config.optional_usize("sliding_window")?;
-    let mut plan = source.decoder(ENTRY.name, NormWeight::Plain, |i| {
+    source.decoder(ENTRY.name, NormWeight::Plain, |i| {
         let mut attention = source.attention(i)?;
         attention.reach = Reach::window(window);
         let ffn = (swiglu::ENTRY.spec)(&source.config, i)?;
         source.pre_norm(NormWeight::Plain, ("self_attn", Box::new(attention)), ffn)
-    })?;
-    plan.context = rope::usable_context(&source.config, plan.context)?;
-    Ok(plan)
+    })
 }

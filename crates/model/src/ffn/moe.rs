@@ -72,6 +72,17 @@ pub struct Router {
     pub scale: f32,
     /// The vector that multiplies the weights by expert.
     pub per_expert: Option<&'static str>,
+    /// What the weights multiply.
+    pub weighed: Weighed,
+}
+
+/// What the weights of a token's experts multiply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weighed {
+    /// What the experts give.
+    Results,
+    /// What they are given (Llama 4).
+    Inputs,
 }
 
 /// The feed-forward that serves every token.
@@ -139,6 +150,7 @@ impl Spec {
                 normalise: config.optional_bool("norm_topk_prob")?.unwrap_or(false).then_some(0.0),
                 scale: config.optional_f64("routed_scaling_factor")?.unwrap_or(1.0) as f32,
                 per_expert: None,
+                weighed: Weighed::Results,
             },
             n_experts,
             inner: glu::width(config, inner)?,
@@ -223,6 +235,7 @@ impl FfnSpec for Spec {
                 per_expert: vector(router.per_expert)?,
             },
             experts: Experts::new(b, stored::Stored::find(b, self)?, router.n_active)?,
+            weighed: router.weighed,
             act: self.act,
             shared,
         }))
@@ -242,6 +255,7 @@ struct Moe {
     norm: Option<Norm>,
     route: RouteSpec,
     experts: Experts,
+    weighed: Weighed,
     act: Act,
     shared: Option<(Glu, Option<Linear>)>,
 }
@@ -261,23 +275,30 @@ fn by_expert(routes: &Routes) -> BTreeMap<u32, Tokens> {
 impl Moe {
     /// What the experts of a wave give, row after row, and which row each is for.
     fn routed(&self, be: &dyn Backend, input: Input<'_>, wave: &Wave<'_>) -> Result<(Tensor, Vec<Term>)> {
+        let given = match self.weighed {
+            Weighed::Results => None,
+            Weighed::Inputs => Some(weigh(be, input, wave)?),
+        };
         let (mut first, mut last, mut terms) = (Vec::new(), Vec::new(), Vec::new());
         for (expert, tokens) in wave.iter() {
             let from = terms.len() as u32;
             let rows = |n: usize| from..from + n as u32;
             first.push(Group {
                 weights: expert.gate.iter().chain([&expert.up]).collect(),
-                rows: tokens.iter().map(|(t, _)| *t).collect(),
+                rows: match given {
+                    Some(_) => rows(tokens.len()).collect(),
+                    None => tokens.iter().map(|(t, _)| *t).collect(),
+                },
             });
             last.push(Group { weights: vec![&expert.down], rows: rows(tokens.len()).collect() });
             terms.extend(tokens.iter().zip(rows(tokens.len())).map(|((to, weight), from)| Term {
                 to: *to,
                 from,
-                weight: *weight,
+                weight: if given.is_some() { 1.0 } else { *weight },
             }));
         }
         terms.sort_by_key(|t| t.to);
-        let mut inside = be.linear_groups(input, &first)?;
+        let mut inside = be.linear_groups(given.as_ref().map_or(input, Input::Plain), &first)?;
         let missing = || reverie_tensor::Error::shape("experts", "fewer results", 2);
         let up = inside.pop().ok_or_else(missing)?;
         let inside = Inside::new(inside.pop(), up, self.act);
@@ -338,6 +359,20 @@ impl Ffn for Moe {
         }
         sum.ok_or_else(nothing)
     }
+}
+
+/// For every expert of a wave its tokens times their weights, row after row.
+fn weigh(be: &dyn Backend, input: Input<'_>, wave: &Wave<'_>) -> Result<Tensor> {
+    let tokens = wave.iter().flat_map(|(_, tokens)| tokens);
+    let terms: Vec<Term> =
+        tokens.zip(0..).map(|((from, weight), to)| Term { to, from: *from, weight: *weight }).collect();
+    let x = match input {
+        Input::Normed(x, norm) => be.norm(x, norm)?,
+        Input::Plain(x) => x.clone(),
+        _ => return Err(reverie_tensor::Error::shape("experts", "a product", "the stream, normed or plain").into()),
+    };
+    let zeros = be.alloc(&[terms.len(), x.width()], DType::F32, Class::Scratch)?;
+    Ok(be.add_weighted(zeros, &x, &terms)?)
 }
 
 fn nothing() -> Error {

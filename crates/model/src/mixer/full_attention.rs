@@ -63,19 +63,21 @@ pub struct Spec {
     pub interleaved_rows: bool,
 }
 
-/// A factor on the queries at position p: 1 + beta · ln(1 + ⌊p / period⌋) (Llama 4; Ministral 3).
+/// A factor on the queries at position p: 1 + beta · ln(1 + ⌊(p + from) / period⌋) (Llama 4; Ministral 3).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Growth {
     /// How much.
     pub beta: f32,
-    /// Tokens of the first stretch, which is left alone.
+    /// Tokens of a stretch; the first is left alone.
     pub period: usize,
+    /// What the first position counts as.
+    pub from: usize,
 }
 
 impl Growth {
     /// At one position.
     fn at(self, position: u32) -> f32 {
-        let stretches = position as usize / self.period.max(1);
+        let stretches = (position as usize + self.from) / self.period.max(1);
         (f64::from(self.beta) * (stretches as f64).ln_1p() + 1.0) as f32
     }
 }

@@ -19,6 +19,8 @@ pub enum Fused {
     Pairs,
     /// `[E, D, 2·inner]`, and down `[E, inner, D]`: turned, and gate and up column by column.
     TurnedPairs,
+    /// `[E, D, 2·inner]`, and down `[E, inner, D]`: turned, all columns of the gate, then all of up.
+    TurnedRows,
 }
 
 /// Where one projection of every expert lies, and the biases, which are small and always at hand.
@@ -195,12 +197,16 @@ impl Find<'_, '_> {
 
     /// Gate and up in one tensor.
     fn fused(&self, how: Fused, (both, down, suffix): (&str, &str, &str)) -> Result<Stored> {
-        let (width, inner, turned) = (self.width, self.inner, how == Fused::TurnedPairs);
+        let (width, inner) = (self.width, self.inner);
+        let turned = matches!(how, Fused::TurnedPairs | Fused::TurnedRows);
         let at = |leaf: &str, shape, all, (first, step)| {
             let names = (format!("{leaf}{suffix}"), format!("{leaf}_bias"));
             self.stacked((&names.0, &names.1), shape, Part { all, first, step, turned })
         };
-        let (up, step) = if how == Fused::Rows { (inner, 1) } else { (1, 2) };
+        let (up, step) = match how {
+            Fused::Rows | Fused::TurnedRows => (inner, 1),
+            Fused::Pairs | Fused::TurnedPairs => (1, 2),
+        };
         let half = |first| at(both, (inner, width), 2 * inner, (first, step));
         self.stored(Some(half(0)?), half(up)?, at(down, (width, inner), width, (0, 1))?)
     }
