@@ -89,8 +89,10 @@ def content(name, file):
     """The content of an object file, and whether it calls itself a manifest."""
     need(len(file) >= 24, "a header of 24 bytes")
     magic, version, codec, kind, zero, length, seal = struct.unpack("<4s4BQ8s", file[:24])
-    need((magic, version, zero) == (b"RVOB", 1, 0) and codec in (0, 1, 2) and kind in (0, 1) and length <= 1 << 30, "header")
-    body = file[24:]
+    need((magic, zero) == (b"RVOB", 0) and version in (1, 2) and codec in (0, 1, 2) and kind in (0, 1) and length <= 1 << 30, "header")
+    begins = 64 if version == 2 else 24
+    need(len(file) >= begins and not any(file[24:begins]), "zeros up to the body")
+    body = file[begins:]
     need(blake3(file[:16] + (body if codec else b""))[:8] == seal, "seal")
     if codec == 1:
         try:

@@ -208,3 +208,40 @@ fn a_damaged_page_never_becomes_a_token() {
     back.accept(1).expect("accept");
     assert!(Arc::ptr_eq(back.engine(), loaded.engine()));
 }
+
+/// Files of the store at `place` that this process has mapped.
+#[cfg(target_os = "linux")]
+fn mapped(place: &Path) -> usize {
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("maps");
+    maps.lines().filter(|l| l.contains(&place.join("objects").display().to_string())).count()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn woken_pages_lie_over_their_objects_and_leave_them_as_they_are() {
+    let path = crate::fixtures::root().join("qwen3");
+    let folder = tempfile::tempdir().expect("folder");
+    let (loaded, _) = opened(&path, folder.path());
+    let (tokens, rest) = (ids(230, 272, 6), ids(40, 272, 7));
+    let mut session = loaded.session();
+    session.sync(&tokens, &mut |_| Go::On).expect("sync");
+    session.sleep("s", Expect::Absent, Note::default()).expect("sleep");
+    let want = go_on(&mut session, &rest);
+    let (other, store) = opened(&path, folder.path());
+    let manifest = store.resolve("s").expect("resolve").state().expect("state");
+    let mut woken = other.engine().wake(&manifest).expect("wake");
+    assert!(mapped(folder.path()) >= 3, "three whole pages");
+    // A name that goes, and a sweep: what is awake stays, and what it writes into the partial page stays in memory.
+    store.remove("s", Expect::Any).expect("remove");
+    store.gc(&reverie::rooms::engine::memory::GcSpec::default()).expect("gc");
+    assert_eq!(go_on(&mut woken, &rest), want);
+    woken.sleep("again", Expect::Absent, Note::default()).expect("sleep");
+    let report = store.fsck(reverie::rooms::engine::memory::FsckRun::Check, &mut |_, _| {}).expect("fsck");
+    assert_eq!(report.findings, []);
+    // Bytes that count as state are given back with the mappings.
+    let state = || other.engine().model().backend().memory().usage().of(reverie::rooms::tensor::Class::State);
+    assert!(state() > 0);
+    drop(woken);
+    other.engine().forget();
+    assert_eq!((mapped(folder.path()), state()), (0, 0));
+}

@@ -1,5 +1,7 @@
 //! `Backend` for the CPU: checks shapes, asks the pool, calls the kernels. One line per operation.
 
+use std::fs::File;
+
 use reverie_tensor::backend::Map;
 use reverie_tensor::{
     Act, AttendSpec, Backend, Class, ConvSpec, DType, Error, Form, Formula, Group, Input, KvSegment, KvSpec, KvTarget,
@@ -106,6 +108,9 @@ impl Backend for Cpu {
     }
     fn blank(&self, shape: &[usize], dtype: DType, class: Class) -> Result<Tensor> {
         Tensor::host(&self.memory, shape, dtype, class)
+    }
+    fn over_file(&self, file: &File, from: u64, parts: &[(usize, DType)]) -> Result<Option<Vec<Tensor>>> {
+        Tensor::over_file(&self.memory, file, from, parts)
     }
     fn upload(&self, values: &[f32], shape: &[usize], dtype: DType, class: Class) -> Result<Tensor> {
         let mut t = Tensor::host(&self.memory, shape, dtype, class)?;

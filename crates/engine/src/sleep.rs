@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use reverie_memory::{Expect, Hash, Identity, Manifest, Snapshot, Store, Turn, Value, Writer};
 use reverie_model::{Checkpoint, State};
 use reverie_tensor::backend::PAGE_TOKENS;
-use reverie_tensor::{Backend, Class, KvSpec, Tensor};
+use reverie_tensor::{Backend, Class, DType, KvSpec, Tensor};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -65,14 +65,19 @@ impl Asleep {
     }
 }
 
-/// Threads that read or write objects.
-fn threads() -> usize {
+/// Threads that read objects: what is read is hashed, which takes a core.
+fn readers() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(16)
 }
 
-/// Runs `work` on every job, on all threads; the first error ends it.
-fn each<J: Send>(jobs: Vec<J>, work: impl Fn(J) -> Result<()> + Sync) -> Result<()> {
-    let n = threads().min(jobs.len());
+/// Threads that write objects: most of them wait for a disk, which flushes several files in the time of one.
+fn writers() -> usize {
+    (4 * readers()).min(32)
+}
+
+/// Runs `work` on every job, on at most `n` threads; the first error ends it.
+fn each<J: Send>(n: usize, jobs: Vec<J>, work: impl Fn(J) -> Result<()> + Sync) -> Result<()> {
+    let n = n.min(jobs.len());
     let queue = Mutex::new(jobs.into_iter());
     let run = || -> Result<()> {
         loop {
@@ -120,6 +125,24 @@ fn fill(store: &Store, backend: &dyn Backend, object: &Hash, tensors: &mut [&mut
         backend.write_bytes(tensor, bytes)?;
     }
     Ok(())
+}
+
+/// The tensors of a page: over the object's file where that can be had, else filled from it. Either way every byte is held against
+/// the object's name.
+fn raise_page(store: &Store, backend: &dyn Backend, object: &Hash, specs: &[KvSpec]) -> Result<Vec<Tensor>> {
+    let parts: Vec<_> = specs.iter().map(|s| (s.page_elements(), s.dtype)).collect();
+    let bytes = specs.iter().map(|s| s.page_bytes() as u64).sum();
+    if let Some((file, begins)) = store.raw_file(object, bytes)?
+        && let Some(page) = backend.over_file(&file, begins, &parts)?
+        && let Some(bytes) = page.iter().map(Tensor::host_bytes).collect::<Option<Vec<_>>>()
+    {
+        store.prove(object, &bytes)?;
+        return Ok(page);
+    }
+    let blank = |&(n, dtype): &(usize, DType)| backend.blank(&[n], dtype, Class::State);
+    let mut page = parts.iter().map(blank).collect::<reverie_tensor::Result<Vec<_>>>()?;
+    fill(store, backend, object, &mut page.iter_mut().collect::<Vec<_>>())?;
+    Ok(page)
 }
 
 /// Refuses a state that something else computed, by the first field that differs.
@@ -184,10 +207,9 @@ impl Engine {
         if jobs.len() + known < all {
             return Err(Error::CannotStand { at, deepest: jobs.len() * PAGE_TOKENS });
         }
-        each(jobs, |(page, object)| {
-            let fresh = |s: &KvSpec| backend.blank(&[s.page_elements()], s.dtype, Class::State);
-            *page = specs.iter().map(fresh).collect::<Result<_, _>>()?;
-            fill(store, backend, object, &mut page.iter_mut().collect::<Vec<_>>())
+        each(readers(), jobs, |(page, object)| {
+            *page = raise_page(store, backend, object, &specs)?;
+            Ok(())
         })?;
         let state = empty.standing(at, self.model.is_recurrent(), pages.iter().map(|p| &p[..]), point.as_ref());
         let state = state.ok_or(Error::CannotStand { at, deepest: 0 })?;
@@ -200,7 +222,7 @@ impl Engine {
                 if values.len() != vocab {
                     return Err(reverie_tensor::Error::shape("stored logits", values.len(), vocab).into());
                 }
-                Some(backend.upload(&values, &[1, vocab], reverie_tensor::DType::F32, Class::Scratch)?)
+                Some(backend.upload(&values, &[1, vocab], DType::F32, Class::Scratch)?)
             }
             None => None,
         };
@@ -269,13 +291,13 @@ impl Session {
         let known = self.engine.tree().stored(&self.tokens);
         let n = self.tokens.len().div_ceil(PAGE_TOKENS);
         // A name that a sweep has taken away is written again.
-        let there = |name: &Hash| writer.store().contains(name);
+        let there = |name: &Hash| writer.has(name);
         let mut names: Vec<Option<Hash>> = (0..n).map(|p| known.get(p).copied().flatten().filter(there)).collect();
         let page_bytes: u64 = specs.iter().map(|s| s.page_bytes() as u64).sum();
         asleep.state_bytes += page_bytes * names.iter().flatten().count() as u64;
         let tally = Mutex::new(asleep);
         let jobs: Vec<(usize, &mut Option<Hash>)> = names.iter_mut().enumerate().filter(|(_, n)| n.is_none()).collect();
-        each(jobs, |(p, name)| {
+        each(writers(), jobs, |(p, name)| {
             let page = self.state.page(p);
             let filled = (self.tokens.len() - p * PAGE_TOKENS).min(PAGE_TOKENS);
             let mut parts = page.iter().map(|t| bytes_of(backend, t)).collect::<Result<Vec<_>>>()?;

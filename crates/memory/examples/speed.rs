@@ -99,7 +99,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let plain = || {
             on_threads(threads, paths.len(), |i| {
                 let mut file = std::fs::File::open(&paths[i]).expect("opens");
-                let mut header = [0; 24];
+                let mut header = [0; 64];
                 file.read_exact(&mut header).expect("reads");
                 let mut buffer = vec![0; PAGE_BYTES];
                 let mut hasher = blake3::Hasher::new();

@@ -76,8 +76,8 @@ pub(crate) fn prove(name: &Hash, file: &[u8]) -> Result<(Header, Option<Manifest
 }
 
 fn is_manifest(file: &[u8]) -> bool {
-    let header = file.first_chunk().and_then(|h| Header::parse("an object", h).ok());
-    header.is_some_and(|h| h.kind == Kind::Manifest && h.raw_bytes <= crate::manifest::MAX_MANIFEST_BYTES)
+    Header::read("an object", &mut &*file)
+        .is_ok_and(|h| h.kind == Kind::Manifest && h.raw_bytes <= crate::manifest::MAX_MANIFEST_BYTES)
 }
 
 /// As [`prove`], for what must be a manifest.

@@ -1,4 +1,4 @@
-//! One object as a file: a header of 24 bytes and a body, raw or compressed. The name is the hash of the raw bytes, so how they lie
+//! One object as a file: a header of 64 bytes and a body, raw or compressed. The name is the hash of the raw bytes, so how they lie
 //! on the disk is no part of it. Knows nothing of folders, and of content only whether it is a manifest.
 
 use std::io::{self, Read, Write};
@@ -8,14 +8,17 @@ use crate::hash::{Hash, seal};
 
 /// Most raw bytes of an object.
 pub const MAX_OBJECT_BYTES: u64 = 1 << 30;
-/// Bytes of the header.
-pub const HEADER_BYTES: usize = 24;
+/// Bytes of the header: with these before it, a raw body is aligned for whoever maps the file.
+pub const HEADER_BYTES: usize = 64;
+/// Bytes of it that say something; the rest is zero. The whole header of version 1.
+const OPENING_BYTES: usize = 24;
 /// zstd must leave at most this share of the bytes, on the sample and on the whole; else the body stays raw. A page that is stored
 /// raw wakes at the speed of the disk, a compressed one at that of the decoder (docs/LOG.md has both).
 pub const ZSTD_MOST_LEFT: f64 = 0.5;
 
 const MAGIC: [u8; 4] = *b"RVOB";
-const VERSION: u8 = 1;
+/// What is written. Version 1, whose body follows the opening, is read too.
+const VERSION: u8 = 2;
 /// Read and hashed at a time: half a second-level cache.
 const STEP: usize = 256 << 10;
 /// Bytes tried before a large object is compressed: three pieces of this size.
@@ -50,22 +53,40 @@ pub struct Header {
     pub kind: Kind,
     /// Length once decoded.
     pub raw_bytes: u64,
+    version: u8,
     seal: [u8; 8],
 }
 
 impl Header {
-    /// Parses and checks the fixed fields. `what` names the object in messages.
-    pub fn parse(what: &str, bytes: &[u8; HEADER_BYTES]) -> Result<Header> {
+    /// Reads and checks the header at the start of an object's file. `what` names the object in messages.
+    pub fn read(what: &str, source: &mut dyn Read) -> Result<Header> {
+        let early = |e| Error::damaged(what, e, format!("a header of {HEADER_BYTES} bytes"));
+        let mut opening = [0; OPENING_BYTES];
+        source.read_exact(&mut opening).map_err(early)?;
+        let header = Header::parse(what, &opening)?;
+        let mut rest = [0; HEADER_BYTES - OPENING_BYTES];
+        if header.version > 1 {
+            source.read_exact(&mut rest).map_err(early)?;
+        }
+        if rest.iter().any(|&b| b != 0) {
+            return Err(Error::damaged(what, "a header that ends in something", "zeros after its seal"));
+        }
+        Ok(header)
+    }
+
+    fn parse(what: &str, bytes: &[u8; OPENING_BYTES]) -> Result<Header> {
         let (fixed, rest) = bytes.split_at(8);
         let (length, sealed) = rest.split_at(8);
         let raw_bytes = length.iter().rev().fold(0u64, |n, &b| n << 8 | u64::from(b));
-        let (codec, kind) = match *fixed {
-            [m0, m1, m2, m3, VERSION, codec, kind, 0] if [m0, m1, m2, m3] == MAGIC => (codec, kind),
+        let (version, codec, kind) = match *fixed {
+            [m0, m1, m2, m3, version @ 1..=VERSION, codec, kind, 0] if [m0, m1, m2, m3] == MAGIC => {
+                (version, codec, kind)
+            }
             _ => {
                 return Err(Error::damaged(
                     what,
                     format!("a header opening with {fixed:02x?}"),
-                    format!("{MAGIC:02x?}, version {VERSION}"),
+                    format!("{MAGIC:02x?}, version 1 or {VERSION}"),
                 ));
             }
         };
@@ -85,7 +106,7 @@ impl Header {
         }
         let mut seal = [0; 8];
         seal.copy_from_slice(sealed);
-        let header = Header { codec, kind, raw_bytes, seal };
+        let header = Header { codec, kind, raw_bytes, version, seal };
         // A raw body is covered by its name; the header has only the seal.
         if codec == Codec::Raw && header.sealed(&[]) != header.seal {
             return Err(Error::damaged(what, "a header that its seal contradicts", "the seal of its first 16 bytes"));
@@ -96,7 +117,7 @@ impl Header {
     fn open(&self) -> [u8; 16] {
         let mut out = [0; 16];
         out[..4].copy_from_slice(&MAGIC);
-        out[4] = VERSION;
+        out[4] = self.version;
         out[5] = match self.codec {
             Codec::Raw => 0,
             Codec::Zstd => 1,
@@ -117,16 +138,21 @@ impl Header {
     fn to_bytes(self) -> [u8; HEADER_BYTES] {
         let mut out = [0; HEADER_BYTES];
         out[..16].copy_from_slice(&self.open());
-        out[16..].copy_from_slice(&self.seal);
+        out[16..OPENING_BYTES].copy_from_slice(&self.seal);
         out
+    }
+
+    /// Where the body begins.
+    pub fn body_at(&self) -> u64 {
+        if self.version > 1 { HEADER_BYTES as u64 } else { OPENING_BYTES as u64 }
     }
 
     /// True where a file of `file_bytes` can hold this object at all. A raw one has exactly one length; a compressed one cannot be
     /// smaller than its decoder's best.
     pub fn fits(&self, file_bytes: u64) -> bool {
-        let body = file_bytes.saturating_sub(HEADER_BYTES as u64);
+        let body = file_bytes.saturating_sub(self.body_at());
         match self.codec {
-            Codec::Raw => file_bytes == HEADER_BYTES as u64 + self.raw_bytes,
+            Codec::Raw => file_bytes == self.body_at() + self.raw_bytes,
             Codec::Zstd => self.raw_bytes / (1 << 16) <= body,
             Codec::Deflate => self.raw_bytes / 1100 <= body,
         }
@@ -150,7 +176,7 @@ pub(crate) fn encode(parts: &[&[u8]], kind: Kind) -> io::Result<Encoded> {
             None => (Codec::Raw, None),
         },
     };
-    let mut header = Header { codec, kind, raw_bytes, seal: [0; 8] };
+    let mut header = Header { codec, kind, raw_bytes, version: VERSION, seal: [0; 8] };
     header.seal = header.sealed(body.as_deref().unwrap_or_default());
     Ok(Encoded { header: header.to_bytes(), body })
 }
@@ -216,7 +242,7 @@ pub(crate) fn decode(
     take: &mut dyn FnMut(&[u8]),
 ) -> Result<Header> {
     let what = format!("object {name}");
-    let header = read_header(&what, source, file_bytes)?;
+    let header = read_header(name, source, file_bytes)?;
     let mut buffer = vec![0; STEP.min(header.raw_bytes as usize + 1)];
     with_body(&what, header, source, &mut |body| {
         let mut hasher = blake3::Hasher::new();
@@ -242,7 +268,7 @@ pub(crate) fn decode(
 /// Decodes an object file straight into `into`, whose total length must be the object's.
 pub(crate) fn decode_into(name: &Hash, source: &mut dyn Read, file_bytes: u64, into: &mut [&mut [u8]]) -> Result<()> {
     let what = format!("object {name}");
-    let header = read_header(&what, source, file_bytes)?;
+    let header = read_header(name, source, file_bytes)?;
     let wanted: u64 = into.iter().map(|part| part.len() as u64).sum();
     if wanted != header.raw_bytes {
         let found = format!("{} bytes", header.raw_bytes);
@@ -279,10 +305,11 @@ fn prove(what: &str, name: &Hash, total: u64, raw_bytes: u64, found: Hash) -> Re
     Ok(())
 }
 
-fn read_header(what: &str, source: &mut dyn Read, file_bytes: u64) -> Result<Header> {
-    let mut bytes = [0; HEADER_BYTES];
-    source.read_exact(&mut bytes).map_err(|e| Error::damaged(what, e, "a header of 24 bytes"))?;
-    let header = Header::parse(what, &bytes)?;
+/// The header of the object `name`, whose file is `file_bytes` long.
+pub(crate) fn read_header(name: &Hash, source: &mut dyn Read, file_bytes: u64) -> Result<Header> {
+    let what = format!("object {name}");
+    let what = what.as_str();
+    let header = Header::read(what, source)?;
     if !header.fits(file_bytes) {
         let found = format!("a file of {file_bytes} bytes");
         return Err(Error::damaged(what, found, format!("{} bytes, {:?}", header.raw_bytes, header.codec)));

@@ -12,7 +12,7 @@ use crate::disk::{Disk, RealDisk, private};
 use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::manifest::{MAX_MANIFEST_BYTES, Manifest};
-use crate::object::{self, HEADER_BYTES, Header};
+use crate::object::{self, Codec, HEADER_BYTES, Header};
 use crate::refs::{self, MAX_REF_BYTES, TagTarget};
 
 /// First line of the file `format`.
@@ -259,15 +259,28 @@ impl Store {
     /// The header of an object and the length of its file, without reading the body.
     pub fn header(&self, object: &Hash) -> Result<(Header, u64)> {
         let (mut file, file_bytes) = self.open_object(object)?;
-        let what = format!("object {object}");
-        let mut bytes = [0; HEADER_BYTES];
-        file.read_exact(&mut bytes).map_err(|e| Error::damaged(&what, e, "a header of 24 bytes"))?;
-        let header = Header::parse(&what, &bytes)?;
-        if !header.fits(file_bytes) {
-            let found = format!("a file of {file_bytes} bytes");
-            return Err(Error::damaged(what, found, format!("{} bytes, {:?}", header.raw_bytes, header.codec)));
+        Ok((object::read_header(object, &mut file, file_bytes)?, file_bytes))
+    }
+
+    /// The file of an object of `bytes` bytes that lie in it as they are, and where they begin: for whoever maps it. None where they
+    /// are compressed, not aligned, or not as many. Such a file is never written again; it may be removed or replaced, which a
+    /// mapping outlives. What is mapped is nothing to rely on before [`prove`](Store::prove) has seen it.
+    pub fn raw_file(&self, object: &Hash, bytes: u64) -> Result<Option<(File, u64)>> {
+        let (mut file, file_bytes) = self.open_object(object)?;
+        let header = object::read_header(object, &mut file, file_bytes)?;
+        let begins = header.body_at();
+        let raw = header.codec == Codec::Raw && begins == HEADER_BYTES as u64 && header.raw_bytes == bytes;
+        Ok(raw.then_some((file, begins)))
+    }
+
+    /// Refuses bytes that are not the object's.
+    pub fn prove(&self, object: &Hash, parts: &[&[u8]]) -> Result<()> {
+        let found = object::hash_parts(parts);
+        if found == *object {
+            return Ok(());
         }
-        Ok((header, file_bytes))
+        let found = format!("content with the hash {found}");
+        Err(Error::damaged(format!("object {object}"), found, object.to_string()))
     }
 
     /// Reads an object into buffers whose total length is the object's, without another copy. On an error the buffers hold nothing to
@@ -283,11 +296,6 @@ impl Store {
         let mut out = Vec::new();
         object::decode(object, &mut file, file_bytes, &mut |piece| out.extend_from_slice(piece))?;
         Ok(out)
-    }
-
-    /// True if the object is here; its content is verified when it is read.
-    pub fn contains(&self, object: &Hash) -> bool {
-        self.object_path(object).is_file()
     }
 
     /// Bytes that an object takes on the disk, header included.

@@ -1,9 +1,9 @@
 //! Putting objects and moving heads. What is reported as written is durable; what is interrupted leaves a file in `tmp` or an object
 //! that nothing names, never a torn one and never a name that points at less than a whole state.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::hash::Hash;
@@ -19,6 +19,8 @@ pub struct Writer {
     store: Store,
     /// Folders with names that are not durable yet.
     unsynced: Mutex<BTreeSet<PathBuf>>,
+    /// Objects that were found or put: while the writer lives, they stay.
+    there: Mutex<HashSet<Hash>>,
     _lock: StoreLock,
 }
 
@@ -49,8 +51,18 @@ pub enum Expect {
 impl Store {
     /// A writer; gc waits for it to be dropped. Waits in turn while another process collects.
     pub fn writer(&self) -> Result<Writer> {
-        Ok(Writer { _lock: self.lock(Hold::Shared)?, store: self.clone(), unsynced: Mutex::default() })
+        Ok(Writer {
+            _lock: self.lock(Hold::Shared)?,
+            store: self.clone(),
+            unsynced: Mutex::default(),
+            there: Mutex::default(),
+        })
     }
+}
+
+/// A set behind its lock. A poisoned one: a thread died between two inserts, which leaves the set whole.
+fn locked<T>(set: &Mutex<T>) -> MutexGuard<'_, T> {
+    set.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Writer {
@@ -72,6 +84,7 @@ impl Writer {
         let hash = object::hash_parts(parts);
         let bytes = parts.iter().map(|p| p.len() as u64).sum();
         if let Some(disk_bytes) = self.present(&hash, bytes, kind) {
+            locked(&self.there).insert(hash);
             return Ok(Put { hash, bytes, new: false, disk_bytes });
         }
         let place = self.store.place();
@@ -95,6 +108,22 @@ impl Writer {
         self.store.write_temp(&temp, pieces)?;
         self.store.move_in(&temp, &path)?;
         self.touch(folder.to_owned());
+        locked(&self.there).insert(*hash);
+        Ok(())
+    }
+
+    /// True if the object is here; its content is verified when it is read.
+    pub fn has(&self, object: &Hash) -> bool {
+        self.look(object).is_ok()
+    }
+
+    /// As [`has`](Writer::has), with the reason; each object is looked at once.
+    fn look(&self, object: &Hash) -> Result<()> {
+        if locked(&self.there).contains(object) {
+            return Ok(());
+        }
+        self.store.header(object)?;
+        locked(&self.there).insert(*object);
         Ok(())
     }
 
@@ -110,13 +139,12 @@ impl Writer {
     }
 
     fn touch(&self, folder: PathBuf) {
-        // A poisoned lock: a thread died between two inserts, which leaves the set whole.
-        self.unsynced.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(folder);
+        locked(&self.unsynced).insert(folder);
     }
 
     /// Makes all that was put durable.
     pub(crate) fn sync(&self) -> Result<()> {
-        let folders = std::mem::take(&mut *self.unsynced.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let folders = std::mem::take(&mut *locked(&self.unsynced));
         folders.iter().try_for_each(|f| self.store.disk().sync_folder(f).map_err(Error::io("flush", f)))
     }
 
@@ -128,9 +156,7 @@ impl Writer {
             let expected = format!("at most {MAX_MANIFEST_BYTES}");
             return Err(Error::refused("a manifest", format!("{} bytes", bytes.len()), expected));
         }
-        for object in manifest.objects() {
-            self.store.header(object)?;
-        }
+        manifest.objects().try_for_each(|object| self.look(object))?;
         Ok(self.put_kind(&[&bytes], Kind::Manifest)?.hash)
     }
 

@@ -5,6 +5,7 @@
 //! heads, Dk/Dv their widths, N and K rows and columns of a weight, C channels, P tokens of a page.
 
 use std::any::Any;
+use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -262,6 +263,11 @@ pub trait Backend: Send + Sync {
     /// A tensor whose content is nobody's business, since all of it will be overwritten.
     fn blank(&self, shape: &[usize], dtype: DType, class: Class) -> Result<Tensor> {
         self.alloc(shape, dtype, class)
+    }
+
+    /// Flat tensors of state over part of a file (elements and types), which must stay as it is: [`Memory::over_file`]. None: read it.
+    fn over_file(&self, _file: &File, _from: u64, _parts: &[(usize, DType)]) -> Result<Option<Vec<Tensor>>> {
+        Ok(None)
     }
 
     /// A tensor with these values, rounded to `dtype`.

@@ -1,15 +1,16 @@
-//! Host memory: aligned buffers, one pool that lends them again, one meter that counts every byte.
-//! A phantom memory counts without allocating; it is how a plan is measured before it runs.
+//! Host memory: aligned buffers, one pool that lends them again, one meter that counts every byte. A buffer may lie over a file, which
+//! is then its first content. A phantom memory counts without allocating; it is how a plan is measured before it runs.
 //! It refuses to know what the bytes mean.
 
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use memmap2::{MmapMut, UncheckedAdvice};
+use memmap2::{MmapMut, MmapOptions, UncheckedAdvice};
 
 use crate::error::{Error, Result};
 
@@ -31,6 +32,12 @@ const STATE_REST_BYTES: u64 = 2 << 20;
 
 /// Scratch of this size and more comes from the system directly: zero pages appear where they are first touched.
 const LARGE_BYTES: usize = 1 << 20;
+
+/// Part of a file below this size is read into memory rather than mapped: a mapping costs as much as copying this.
+const MAPPED_LEAST_BYTES: usize = 64 << 10;
+
+/// Most files that are mapped at a time. Linux allows a process 65,530 mappings, of which others need some.
+const MOST_MAPPED_FILES: usize = 16 << 10;
 
 /// What a buffer is for; the meter counts each apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -102,6 +109,8 @@ struct Ledger {
     rest_bytes: usize,
     /// Who may be asked for memory when the budget is short.
     holders: Vec<Weak<dyn Holder>>,
+    /// One handle here, and one in every file that is mapped.
+    mapped: Arc<()>,
 }
 
 /// The slab that a class is being cut from, and how much of it is taken.
@@ -119,7 +128,7 @@ impl Shelf {
         // SAFETY: `taken + cap` is at most the slab's length, as was just made sure.
         let ptr = unsafe { slab.start.add(*taken) };
         *taken += cap;
-        Some(Block { ptr: Some(ptr), cap, slab: Some(Arc::clone(slab)), zero: true })
+        Some(Block { ptr: Some(ptr), cap, home: Home::Slab(Arc::clone(slab)), zero: true })
     }
 }
 
@@ -172,12 +181,27 @@ pub struct Memory {
     kind: Kind,
 }
 
+/// Part of a file, mapped privately: what is written stays in memory.
+struct FileMap {
+    _map: MmapMut,
+    _counted: Arc<()>,
+}
+
+/// Where a block's memory comes from and goes back to.
+enum Home {
+    /// The allocator, or nowhere for a phantom.
+    Heap,
+    /// A slab, whose other parts belong to others.
+    Slab(Arc<Slab>),
+    /// A file, which is unmapped with the last of its blocks.
+    File { _map: Arc<FileMap> },
+}
+
 /// A raw aligned allocation, or none for a phantom.
 struct Block {
     ptr: Option<NonNull<u8>>,
     cap: usize,
-    /// The mapping it is a part of; none if it came from the allocator.
-    slab: Option<Arc<Slab>>,
+    home: Home,
     /// True if every byte is known to be zero.
     zero: bool,
 }
@@ -189,12 +213,19 @@ unsafe impl Sync for Block {}
 
 impl Drop for Block {
     fn drop(&mut self) {
-        if self.slab.is_some() {
-            return;
-        }
-        if let (Some(ptr), Ok(layout)) = (self.ptr, Layout::from_size_align(self.cap, ALIGN)) {
+        if let (Home::Heap, Some(ptr), Ok(layout)) = (&self.home, self.ptr, Layout::from_size_align(self.cap, ALIGN)) {
             // SAFETY: `ptr` came from `alloc_zeroed` with this very layout and is freed once.
             unsafe { dealloc(ptr.as_ptr(), layout) };
+        }
+    }
+}
+
+impl Block {
+    /// The slab it is a part of.
+    fn slab(&self) -> Option<&Arc<Slab>> {
+        match &self.home {
+            Home::Slab(slab) => Some(slab),
+            Home::Heap | Home::File { .. } => None,
         }
     }
 }
@@ -247,12 +278,17 @@ impl Memory {
         let cap = capacity(len, class);
         // What holders keep goes in and out all the time: it does not push out scratch that the next step wants again.
         let first = if class == Class::Experts { Idle::Stays } else { Idle::Goes };
-        match self.try_take((len, cap), class, first) {
+        self.asking(cap, |idle| self.try_take((len, cap), class, idle.unwrap_or(first)))
+    }
+
+    /// Runs `take`, and once more after holders were asked, with scratch that goes, if the budget is short of `cap` bytes.
+    fn asking<T>(&self, cap: usize, take: impl Fn(Option<Idle>) -> Result<T>) -> Result<T> {
+        match take(None) {
             Err(Error::Budget { used, limit, .. }) => {
                 // Holders give back through `Buffer::drop`, which locks the ledger: they are asked outside it.
                 let holders: Vec<_> = self.lock().holders.iter().filter_map(Weak::upgrade).collect();
                 holders.iter().for_each(|h| h.give_back((used + cap as u64).saturating_sub(limit)));
-                self.try_take((len, cap), class, Idle::Goes)
+                take(Some(Idle::Goes))
             }
             done => done,
         }
@@ -268,28 +304,55 @@ impl Memory {
                 return Ok(Buffer { block: Some(block), len, class, memory: self.clone() });
             }
         }
-        let mut usage = ledger.usage;
-        if let Some(limit) = usage.limit
-            && usage.total + cap as u64 > limit
-        {
-            // Unlent scratch goes first: it is only kept for speed.
-            if idle == Idle::Goes {
-                ledger.trim();
-            }
-            usage = ledger.usage;
-            if usage.total + cap as u64 > limit {
-                return Err(Error::Budget { class: class.name(), needed: cap as u64, used: usage.total, limit });
-            }
-        }
+        ledger.admit(cap, class, idle)?;
         let block = match self.kind {
-            Kind::Phantom => Block { ptr: None, cap, slab: None, zero: true },
+            Kind::Phantom => Block { ptr: None, cap, home: Home::Heap, zero: true },
             Kind::Host => ledger.block(cap, class).ok_or(Error::OutOfMemory { class: class.name(), bytes: cap })?,
         };
-        usage.by_class[class.index()] += cap as u64;
-        usage.total += cap as u64;
-        usage.peak = usage.peak.max(usage.total);
-        ledger.usage = usage;
+        ledger.charge(cap, class);
         Ok(Buffer { block: Some(block), len, class, memory: self.clone() })
+    }
+
+    /// Buffers of state of these lengths over the bytes of `file` from `from` on, one behind another, counted in full. Nothing is
+    /// read before it is looked at; what is written is copied and leaves the file as it is. None where that cannot be had or is not
+    /// worth it: the caller then reads.
+    ///
+    /// The file must stay as it is while a buffer lives: one that is cut ends the process at the next look behind its new end, one
+    /// that is overwritten shows through. Removing it, or putting another in its place, does no harm.
+    pub fn over_file(&self, file: &File, from: u64, lens: &[usize]) -> Result<Option<Vec<Buffer>>> {
+        let bytes: usize = lens.iter().sum();
+        let aligned = from.is_multiple_of(ALIGN as u64) && lens.iter().all(|n| n.is_multiple_of(ALIGN));
+        let there = || file.metadata().is_ok_and(|m| m.len() >= from + bytes as u64);
+        if self.kind == Kind::Phantom || !cfg!(unix) || bytes < MAPPED_LEAST_BYTES || !aligned || !there() {
+            return Ok(None);
+        }
+        self.asking(bytes, |_| self.map(file, from, lens))
+    }
+
+    fn map(&self, file: &File, from: u64, lens: &[usize]) -> Result<Option<Vec<Buffer>>> {
+        let bytes: usize = lens.iter().sum();
+        let mut ledger = self.lock();
+        if Arc::strong_count(&ledger.mapped) > MOST_MAPPED_FILES {
+            return Ok(None);
+        }
+        ledger.admit(bytes, Class::State, Idle::Goes)?;
+        // SAFETY: the mapping is private to these buffers and as long as the file was a moment ago; that nobody cuts or overwrites
+        // the file is what the caller answers for.
+        let Ok(mut map) = (unsafe { MmapOptions::new().offset(from).len(bytes).map_copy(file) }) else {
+            return Ok(None);
+        };
+        let Some(start) = NonNull::new(map.as_mut_ptr()) else { return Ok(None) };
+        let map = Arc::new(FileMap { _map: map, _counted: Arc::clone(&ledger.mapped) });
+        ledger.charge(bytes, Class::State);
+        let mut at = 0;
+        let buffer = |&len: &usize| {
+            // SAFETY: `at` is at most the sum of the lengths, which is the length of the mapping.
+            let ptr = unsafe { start.add(at) };
+            at += len;
+            let block = Block { ptr: Some(ptr), cap: len, home: Home::File { _map: Arc::clone(&map) }, zero: false };
+            Buffer { block: Some(block), len, class: Class::State, memory: self.clone() }
+        };
+        Ok(Some(lens.iter().map(buffer).collect()))
     }
 }
 
@@ -301,6 +364,26 @@ enum Idle {
 }
 
 impl Ledger {
+    /// Makes sure that `cap` more bytes are within the budget.
+    fn admit(&mut self, cap: usize, class: Class, idle: Idle) -> Result<()> {
+        let Some(limit) = self.usage.limit else { return Ok(()) };
+        if idle == Idle::Goes && self.usage.total + cap as u64 > limit {
+            // Unlent scratch goes first: it is only kept for speed.
+            self.trim();
+        }
+        let used = self.usage.total;
+        if used + cap as u64 > limit {
+            return Err(Error::Budget { class: class.name(), needed: cap as u64, used, limit });
+        }
+        Ok(())
+    }
+
+    fn charge(&mut self, cap: usize, class: Class) {
+        self.usage.by_class[class.index()] += cap as u64;
+        self.usage.total += cap as u64;
+        self.usage.peak = self.usage.peak.max(self.usage.total);
+    }
+
     fn trim(&mut self) {
         let kept: u64 = self.free.iter().map(|(c, v)| (*c * v.len()) as u64).sum();
         self.free.clear();
@@ -324,13 +407,13 @@ impl Ledger {
             }
             Class::Scratch if cap >= LARGE_BYTES => {
                 let slab = Slab::map(cap)?;
-                Some(Block { ptr: Some(slab.start), cap, slab: Some(Arc::new(slab)), zero: true })
+                Some(Block { ptr: Some(slab.start), cap, home: Home::Slab(Arc::new(slab)), zero: true })
             }
             Class::State | Class::Scratch | Class::Experts => {
                 let layout = Layout::from_size_align(cap, ALIGN).ok()?;
                 // SAFETY: `cap` is at least ALIGN, so the layout is not empty.
                 let ptr = NonNull::new(unsafe { alloc_zeroed(layout) })?;
-                Some(Block { ptr: Some(ptr), cap, slab: None, zero: true })
+                Some(Block { ptr: Some(ptr), cap, home: Home::Heap, zero: true })
             }
         }
     }
@@ -338,7 +421,7 @@ impl Ledger {
     /// Keeps a freed piece of a state slab for the next of its size. When more than a thirty-second of all that is used lies idle,
     /// it goes back to the system.
     fn rest(&mut self, block: Block) {
-        if block.slab.is_none() {
+        if block.slab().is_none() {
             return;
         }
         self.rest_bytes += block.cap;
@@ -350,7 +433,7 @@ impl Ledger {
 
     /// Unmaps slabs that nobody uses, and gives back the memory behind what is free in the others.
     fn sweep(&mut self) {
-        let of = |block: &Block| block.slab.as_ref().map(Arc::as_ptr);
+        let of = |block: &Block| block.slab().map(Arc::as_ptr);
         let mut free: BTreeMap<Option<*const Slab>, usize> = BTreeMap::new();
         self.rest.values().flatten().for_each(|b| *free.entry(of(b)).or_default() += 1);
         let current = self.state.0.as_ref().map(|(slab, _)| Arc::as_ptr(slab));
@@ -360,7 +443,7 @@ impl Ledger {
             Arc::strong_count(slab) == held
         };
         let gone: Vec<_> =
-            self.rest.values().flatten().filter_map(|b| b.slab.as_ref()).filter(|s| idle(s)).map(Arc::as_ptr).collect();
+            self.rest.values().flatten().filter_map(Block::slab).filter(|s| idle(s)).map(Arc::as_ptr).collect();
         let gone: std::collections::BTreeSet<_> = gone.into_iter().map(Some).collect();
         if gone.contains(&current) {
             self.state.0 = None;
@@ -368,7 +451,7 @@ impl Ledger {
         for list in self.rest.values_mut() {
             list.retain(|b| !gone.contains(&of(b)));
             for block in list.iter_mut().filter(|b| !b.zero) {
-                if let (Some(slab), Some(ptr)) = (&block.slab, block.ptr) {
+                if let (Some(slab), Some(ptr)) = (block.slab(), block.ptr) {
                     block.zero = slab.vacate(ptr, block.cap);
                 }
             }
@@ -493,112 +576,4 @@ unsafe impl Plain for i8 {}
 unsafe impl Plain for u8 {}
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn scratch_is_lent_again_and_counted_once() {
-        let memory = Memory::host();
-        let first = memory.take(1000, Class::Scratch).unwrap();
-        let held = memory.usage().total;
-        drop(first);
-        let again = memory.take(990, Class::Scratch).unwrap();
-        assert_eq!(memory.usage().total, held);
-        assert_eq!(again.len(), 990);
-    }
-
-    #[test]
-    fn budget_refuses_and_names_the_class() {
-        let memory = Memory::host();
-        memory.set_limit(Some(4096));
-        let _w = memory.take(4096, Class::Weights).unwrap();
-        let err = memory.take(1, Class::State).err().unwrap().to_string();
-        assert!(err.contains("state") && err.contains("4096"), "{err}");
-    }
-
-    #[test]
-    fn a_phantom_counts_what_the_host_counts() {
-        let (host, phantom) = (Memory::host(), Memory::phantom());
-        for memory in [&host, &phantom] {
-            let a = memory.take(70_000, Class::Scratch).unwrap();
-            let b = memory.take(5, Class::State).unwrap();
-            drop(a);
-            drop(b);
-            drop(memory.take(69_000, Class::Scratch).unwrap());
-        }
-        assert_eq!(host.usage(), phantom.usage());
-        assert!(phantom.take(8, Class::State).unwrap().bytes().is_none());
-    }
-
-    #[test]
-    fn freed_state_is_used_again_or_given_back() {
-        let memory = Memory::host();
-        let piece = 256 << 10;
-        let fill = |n: usize| -> Vec<Buffer> {
-            let of = |i: usize| {
-                let mut b = memory.take(piece, Class::State).unwrap();
-                b.bytes_mut().unwrap().fill((i % 250) as u8 + 1);
-                b
-            };
-            (0..n).map(of).collect()
-        };
-        let one = fill(1).pop().unwrap();
-        let at = one.bytes().unwrap().as_ptr();
-        drop(one);
-        let again = memory.take(piece, Class::State).unwrap();
-        assert!(std::ptr::eq(again.bytes().unwrap().as_ptr(), at) && !again.is_zero());
-        // Three slabs, of which every second piece is freed: what comes back is either dirty or truly zero.
-        let mut many = fill(400);
-        let mut i = 0;
-        many.retain(|_| {
-            i += 1;
-            i % 2 == 0
-        });
-        for _ in 0..200 {
-            let b = memory.take(piece, Class::State).unwrap();
-            assert!(!b.is_zero() || b.bytes().unwrap().iter().all(|&x| x == 0));
-            many.push(b);
-        }
-        drop(many);
-        drop(again);
-        let ledger = memory.lock();
-        assert!(ledger.usage.total == 0 && ledger.rest_bytes as u64 <= STATE_REST_BYTES);
-        assert!(ledger.rest.values().flatten().count() * piece <= STATE_SLAB_BYTES, "idle slabs are unmapped");
-    }
-
-    #[test]
-    fn holders_are_asked_when_the_budget_is_short() {
-        struct Held(Mutex<Vec<Buffer>>);
-        impl Holder for Held {
-            fn give_back(&self, bytes: u64) {
-                let mut freed = 0;
-                while freed < bytes {
-                    let Some(buffer) = self.0.lock().unwrap().pop() else { return };
-                    freed += buffer.len() as u64;
-                }
-            }
-        }
-        let memory = Memory::host();
-        memory.set_limit(Some(10 << 16));
-        let held = Arc::new(Held(Mutex::default()));
-        let holder: Arc<dyn Holder> = held.clone();
-        memory.ask_when_short(&holder);
-        for _ in 0..8 {
-            held.0.lock().unwrap().push(memory.take(1 << 16, Class::Experts).unwrap());
-        }
-        let state = memory.take(5 << 16, Class::State).unwrap();
-        assert_eq!(held.0.lock().unwrap().len(), 5, "no more than was needed");
-        assert_eq!(memory.usage().of(Class::Experts), 5 << 16);
-        assert!(memory.take(6 << 16, Class::Scratch).is_err(), "all that they hold is too little");
-        drop((state, holder, held));
-        assert!(memory.take(10 << 16, Class::State).is_ok(), "who is gone is not asked");
-    }
-
-    #[test]
-    fn state_bytes_return_to_the_budget() {
-        let memory = Memory::host();
-        drop(memory.take(123, Class::State).unwrap());
-        assert_eq!(memory.usage().total, 0);
-        assert_eq!(memory.usage().peak, 128);
-    }
-}
+mod tests;

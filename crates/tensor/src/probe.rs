@@ -1,5 +1,6 @@
 //! The probe decorator: passes every operation on and keeps what the model notes and tells on the way. Knows no name.
 
+use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::backend::{
@@ -76,6 +77,7 @@ impl Backend for Probe {
         fn numerics(&self) -> Numerics;
         fn memory(&self) -> &Memory;
         fn alloc(&self, shape: &[usize], dtype: DType, class: Class) -> Result<Tensor>;
+        fn over_file(&self, file: &File, from: u64, parts: &[(usize, DType)]) -> Result<Option<Vec<Tensor>>>;
         fn upload(&self, values: &[f32], shape: &[usize], dtype: DType, class: Class) -> Result<Tensor>;
         fn read(&self, x: &Tensor) -> Result<Vec<f32>>;
         fn read_bytes(&self, x: &Tensor) -> Result<Vec<u8>>;

@@ -2,6 +2,7 @@
 //! Knows nothing of operations.
 
 use std::any::Any;
+use std::fs::File;
 use std::sync::Arc;
 
 use crate::buffer::{Buffer, Class, Memory, Plain};
@@ -96,6 +97,18 @@ impl Tensor {
         let bytes =
             shape.elements().checked_mul(dtype.size()).ok_or_else(|| Error::shape("alloc", shape, "fewer bytes"))?;
         Ok(Tensor { shape, dtype, storage: Arc::new(memory.take(bytes, class)?) })
+    }
+
+    /// Flat tensors of state over the bytes of `file` from `from` on, one behind another, as [`Memory::over_file`] has it.
+    pub fn over_file(memory: &Memory, file: &File, from: u64, parts: &[(usize, DType)]) -> Result<Option<Vec<Tensor>>> {
+        let lens: Option<Vec<usize>> = parts.iter().map(|(n, dtype)| n.checked_mul(dtype.size())).collect();
+        let lens = lens.ok_or_else(|| Error::shape("over_file", parts.len(), "fewer bytes"))?;
+        let tensor = |(buffer, &(n, dtype)): (Buffer, &(usize, DType))| Tensor {
+            shape: Shape::new(&[n]),
+            dtype,
+            storage: Arc::new(buffer),
+        };
+        Ok(memory.over_file(file, from, &lens)?.map(|buffers| buffers.into_iter().zip(parts).map(tensor).collect()))
     }
 
     /// A tensor over storage that a backend made.

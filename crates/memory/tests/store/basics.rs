@@ -10,7 +10,7 @@ use crate::stand::{self, PAGE, grow, hybrid, identity, noise, state, store, wake
 fn what_is_put_is_read_in_parts_and_whole() {
     let (_folder, store) = store();
     let writer = store.writer().unwrap();
-    for n in [0, 1, 23, 24, 1000, 300_000, 1_100_000] {
+    for n in [0, 1, 63, 64, 1000, 300_000, 1_100_000] {
         for bytes in [noise(n as u64, n), vec![7; n], noise(1, 64).repeat(n / 64)] {
             let put = writer.put(&[&bytes[..n.min(bytes.len()) / 3], &bytes[n.min(bytes.len()) / 3..]]).unwrap();
             assert_eq!((put.hash, put.bytes, put.new), (Hash::of(&bytes), bytes.len() as u64, put.new));
@@ -26,6 +26,40 @@ fn what_is_put_is_read_in_parts_and_whole() {
     }
 }
 
+/// The file of a raw object as version 1 has it: the body right behind the seal.
+fn version_1(body: &[u8]) -> Vec<u8> {
+    let mut file = [b"RVOB".as_slice(), &[1, 0, 0, 0], &(body.len() as u64).to_le_bytes()].concat();
+    let seal = blake3::hash(&file);
+    file.extend_from_slice(&seal.as_bytes()[..8]);
+    [&file, body].concat()
+}
+
+#[test]
+fn objects_of_version_1_are_read_and_those_of_version_2_can_be_mapped() {
+    let (_folder, store) = store();
+    let writer = store.writer().unwrap();
+    let bytes = noise(5, 3000);
+    let put = writer.put(&[&bytes]).unwrap();
+    let (file, begins) = store.raw_file(&put.hash, 3000).unwrap().expect("raw and aligned");
+    assert_eq!((begins % 64, file.metadata().unwrap().len()), (0, 3000 + begins));
+    let path = store.object_path(&put.hash);
+    assert_eq!(std::fs::read(&path).unwrap().get(begins as usize..), Some(&bytes[..]));
+    assert!(store.raw_file(&put.hash, 2999).unwrap().is_none(), "another length");
+    store.prove(&put.hash, &[&bytes[..7], &bytes[7..]]).unwrap();
+    assert!(store.prove(&put.hash, &[&bytes[7..], &bytes[..7]]).unwrap_err().is_damage());
+    std::fs::write(&path, version_1(&bytes)).unwrap();
+    assert_eq!(store.get(&put.hash).unwrap(), bytes);
+    assert!(store.raw_file(&put.hash, 3000).unwrap().is_none(), "not aligned");
+    assert!(!writer.put(&[&bytes]).unwrap().new);
+    let squeezed = writer.put(&[&[0; 3000]]).unwrap();
+    assert!(store.raw_file(&squeezed.hash, 3000).unwrap().is_none(), "compressed");
+    let mut bad = version_1(&bytes);
+    bad[4] = 3;
+    std::fs::write(&path, bad).unwrap();
+    let refusal = store.get(&put.hash).unwrap_err().to_string();
+    assert!(refusal.contains("version 1 or 2"), "{refusal}");
+}
+
 #[test]
 fn only_what_shrinks_is_compressed() {
     let (_folder, store) = store();
@@ -33,7 +67,7 @@ fn only_what_shrinks_is_compressed() {
     let zeros = writer.put(&[&vec![0; 1 << 20]]).unwrap();
     let noise = writer.put(&[&noise(1, 1 << 20)]).unwrap();
     assert!(zeros.disk_bytes < 1000, "{zeros:?}");
-    assert_eq!(noise.disk_bytes, (1 << 20) + 24);
+    assert_eq!(noise.disk_bytes, (1 << 20) + 64);
 }
 
 #[test]
