@@ -237,9 +237,10 @@ def read_export(path):
     need(len(data) > 44 and data[:8] == b"RVSTATE1", "magic")
     need(blake3(data[:-32]) == data[-32:], "the hash at the end")
     (length,) = struct.unpack("<I", data[8:12])
-    need(length <= 65536, "header length")
+    need(length <= 1 << 20, "header length")
     header = json.loads(data[12:12 + length])
-    need(sorted(header) == ["head", "manifests", "name", "objects", "version"] and header["version"] == 1, "header")
+    fields = ["head", "manifests", "name", "objects", "version"]
+    need((sorted(header), header["version"]) in ((fields, 1), (fields[:4] + ["tags", "version"], 2)), "header")
     check_name(header["name"])
     at, order = 12 + length, []
     for _ in range(header["objects"]):
@@ -256,7 +257,14 @@ def read_export(path):
         at = r.manifests[name]["parent"]
     wanted = {o for name in chain for o in objects(r.manifests[name])}
     need(wanted == set(order[header["manifests"]:]) and len(order) == len(set(order)), "exactly the objects that the manifests name")
-    return r, {"states": {header["name"]: r.chain(header["head"], {chain[-1]})}, "tags": {}}
+    tags, last = {}, ""
+    for tag in header.get("tags", []):
+        check_name(tag["label"])
+        need(sorted(tag) == ["label", "manifest", "tokens"] and tag["label"] > last and tag["manifest"] in chain, "tags")
+        need(is_count(tag["tokens"], 0, len(r.manifests[tag["manifest"]]["tokens"])), "tags")
+        last = tag["label"]
+        tags[last] = {"manifest": tag["manifest"], "tokens": tag["tokens"]}
+    return r, {"states": {header["name"]: r.chain(header["head"], {chain[-1]})}, "tags": tags}
 
 
 def main():

@@ -11,13 +11,14 @@ use serde::{Deserialize, Serialize};
 use crate::disk::private;
 use crate::error::{Error, Result, excerpt};
 use crate::hash::Hash;
+use crate::history::TagInfo;
 use crate::landing::{Arrival, MAX_FILE_BYTES, Progress, Transfer, prove, prove_manifest};
 use crate::name::check_name;
 use crate::store::Store;
 
 const MAGIC: &[u8; 8] = b"RVSTATE1";
 /// Most bytes of the header.
-const MAX_HEADER: u32 = 1 << 16;
+const MAX_HEADER: u32 = 1 << 20;
 /// Most manifests of a file.
 const MAX_MANIFESTS: u64 = 1 << 20;
 
@@ -43,7 +44,10 @@ pub struct ExportHeader {
     pub name: String,
     /// Entries in all.
     pub objects: u64,
-    /// 1.
+    /// Tags of these manifests, by label; none in version 1.
+    #[serde(default)]
+    pub tags: Vec<TagInfo>,
+    /// 2; 1 is read too.
     pub version: u32,
 }
 
@@ -67,6 +71,7 @@ impl Store {
             ));
         }
         let mut arrival = Arrival::default();
+        let all_tags = self.along(self.tags()?, commit.hash)?;
         for step in self.history(commit.hash).take(if depth == Depth::Head { 1 } else { usize::MAX }) {
             arrival.chain.push(step?);
         }
@@ -81,7 +86,8 @@ impl Store {
             manifests: manifests.len() as u64,
             name: name.clone(),
             objects: order.len() as u64,
-            version: 1,
+            tags: all_tags.into_iter().filter(|t| manifests.contains(&t.manifest)).collect(),
+            version: 2,
         };
         let part = file.with_file_name(format!(
             ".{}.part-{}",
@@ -95,7 +101,8 @@ impl Store {
             self.disk().sync_folder(folder).map_err(Error::io("flush", folder))?;
         }
         let landing = crate::landing::Landing::Created;
-        Ok(Transfer { name, head: commit.hash, landing, commits: manifests.len(), objects: order.len(), bytes })
+        let tags = header.tags.into_iter().map(|t| t.label).collect();
+        Ok(Transfer { name, head: commit.hash, landing, commits: manifests.len(), objects: order.len(), bytes, tags })
     }
 
     fn write_export(
@@ -108,6 +115,10 @@ impl Store {
         let file = private().write(true).create(true).truncate(true).open(part).map_err(Error::io("create", part))?;
         let mut out = Sealing { file: std::io::BufWriter::new(file), hasher: blake3::Hasher::new(), bytes: 0 };
         let json = serde_json::to_vec(header).map_err(|e| Error::refused("an export header", e, "JSON"))?;
+        if json.len() > MAX_HEADER as usize {
+            let found = format!("{} bytes with {} tags", json.len(), header.tags.len());
+            return Err(Error::refused("an export header", found, format!("at most {MAX_HEADER}; remove some tags")));
+        }
         let io = |e| Error::io("write", part)(e);
         out.add(MAGIC).map_err(io)?;
         out.add(&(json.len() as u32).to_le_bytes()).map_err(io)?;
@@ -160,8 +171,8 @@ impl Store {
             progress(report);
         }
         let arrival = reader.finish()?;
-        let (head, landing) = writer.land(&name, &arrival)?;
-        Ok(Transfer { name, head, landing, commits: arrival.chain.len(), objects: moved, bytes: report.bytes })
+        let (head, landing, tags) = writer.land(&name, &arrival)?;
+        Ok(Transfer { name, head, landing, commits: arrival.chain.len(), objects: moved, bytes: report.bytes, tags })
     }
 }
 
@@ -250,13 +261,19 @@ impl<R: Read> ExportReader<R> {
         let left = length - 44 - u64::from(json_bytes);
         // An entry is 40 bytes and an object's header at least.
         let sane = (1..=header.objects.min(MAX_MANIFESTS)).contains(&header.manifests) && header.objects <= left / 64;
-        if header.version != 1 || !sane {
+        let known = header.version == 2 || (header.version == 1 && header.tags.is_empty());
+        if !known || !sane {
             let found =
                 format!("version {}, {} manifests, {} objects", header.version, header.manifests, header.objects);
-            return Err(Error::refused(what, found, "version 1, a manifest or more, no more objects than fit"));
+            return Err(Error::refused(what, found, "version 1 or 2, a manifest or more, no more objects than fit"));
         }
         check_name(&header.name)?;
-        let (arrival, wanted) = (Arrival { chain: Vec::new(), shallow: true }, BTreeSet::from([header.head]));
+        if !header.tags.is_sorted_by(|a, b| a.label < b.label) {
+            return Err(Error::refused(what, format!("{} tags out of order", header.tags.len()), "labels that ascend"));
+        }
+        header.tags.iter().try_for_each(|t| check_name(&t.label))?;
+        let arrival = Arrival { shallow: true, tags: header.tags.clone(), ..Arrival::default() };
+        let wanted = BTreeSet::from([header.head]);
         Ok(ExportReader { what, source, left, header, next: 0, arrival, wanted, had: HashSet::new() })
     }
 
@@ -316,6 +333,14 @@ impl<R: Read> ExportReader<R> {
         }
         if let Some(lost) = self.wanted.iter().find(|o| !self.had.contains(o)) {
             return Err(Error::refused(self.what, format!("no object {lost}"), "all objects that its manifests need"));
+        }
+        let stands = |tag: &&TagInfo| {
+            let of = self.arrival.chain.iter().find(|(hash, _)| *hash == tag.manifest);
+            of.is_some_and(|(_, manifest)| manifest.cut(tag.tokens).is_some())
+        };
+        if let Some(tag) = self.arrival.tags.iter().find(|t| !stands(t)) {
+            let found = format!("the tag '{}' of token {} of {}", tag.label, tag.tokens, tag.manifest);
+            return Err(Error::refused(self.what, found, "a place where one of its manifests can stand"));
         }
         Ok(self.arrival)
     }

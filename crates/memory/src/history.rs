@@ -4,6 +4,8 @@
 use std::collections::HashSet;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use crate::disk::Disk;
 use crate::error::{Error, Result, excerpt};
 use crate::hash::Hash;
@@ -47,7 +49,8 @@ pub struct RefInfo {
 }
 
 /// A tag: a moment with a label, which never moves.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TagInfo {
     /// The label.
     pub label: String,
@@ -55,6 +58,21 @@ pub struct TagInfo {
     pub manifest: Hash,
     /// Tokens of it that are meant.
     pub tokens: usize,
+}
+
+impl TagInfo {
+    /// True if a place, where the label means `there`, lacks the tag. Refused if it means something else there: a label never moves.
+    pub(crate) fn is_new(&self, there: Option<TagTarget>) -> Result<bool> {
+        match there {
+            None => Ok(true),
+            Some(there) if (there.manifest, there.tokens) == (self.manifest, self.tokens) => Ok(false),
+            Some(there) => Err(Error::refused(
+                format!("the tag '{}', which is at both places", self.label),
+                format!("token {} of commit {} where it was to go", there.tokens, there.manifest.short()),
+                format!("token {} of {}: remove one of the two", self.tokens, self.manifest.short()),
+            )),
+        }
+    }
 }
 
 impl Store {
@@ -66,8 +84,7 @@ impl Store {
 
     /// All tags, by label.
     pub fn tags(&self) -> Result<Vec<TagInfo>> {
-        let info = |label: String, t: TagTarget| TagInfo { label, manifest: t.manifest, tokens: t.tokens };
-        let named = |label: String| Ok(self.tag_target(&label)?.map(|t| info(label, t)));
+        let named = |label: String| Ok(self.tag_target(&label)?.map(|t| t.of(label)));
         self.names("tags")?.into_iter().filter_map(|label| named(label).transpose()).collect()
     }
 
@@ -212,16 +229,46 @@ impl Store {
         let _shared = self.lock(Hold::Shared)?;
         let commit = self.resolve(spec)?;
         commit.state()?;
-        let target = TagTarget { manifest: commit.hash, tokens: commit.tokens };
         let _refs = self.lock_refs()?;
         self.refuse_taken(label)?;
-        if self.head(label)?.is_some() {
-            return Err(Error::refused("a label", format!("'{label}', which is a state"), "another label"));
+        let tag = TagInfo { label: label.to_owned(), manifest: commit.hash, tokens: commit.tokens };
+        self.write_tag(&tag)?;
+        Ok(tag)
+    }
+
+    /// Under the refs' lock: the file of a tag whose label nobody has.
+    fn write_tag(&self, tag: &TagInfo) -> Result<()> {
+        if self.head(&tag.label)?.is_some() {
+            return Err(Error::refused("a label", format!("'{}', which is a state", tag.label), "another label"));
         }
-        let path = self.path("tags").join(label);
+        let path = self.path("tags").join(&tag.label);
         self.make_room(&path)?;
-        self.replace(&path, refs::render_tag(label, &target).as_bytes())?;
-        Ok(TagInfo { label: label.to_owned(), manifest: target.manifest, tokens: target.tokens })
+        let target = TagTarget { manifest: tag.manifest, tokens: tag.tokens };
+        self.replace(&path, refs::render_tag(&tag.label, &target).as_bytes())
+    }
+
+    /// Takes in a tag from elsewhere, whose manifest is here. False if it was here already.
+    pub(crate) fn land_tag(&self, tag: &TagInfo) -> Result<bool> {
+        check_name(&tag.label)?;
+        let _refs = self.lock_refs()?;
+        if !tag.is_new(self.tag_target(&tag.label)?)? {
+            return Ok(false);
+        }
+        if self.manifest(&tag.manifest)?.cut(tag.tokens).is_none() {
+            let found = format!("token {} of commit {}", tag.tokens, tag.manifest.short());
+            return Err(Error::refused(format!("the tag '{}'", tag.label), found, "a place where the state can stand"));
+        }
+        self.write_tag(tag)?;
+        Ok(true)
+    }
+
+    /// Those of `tags` that mean moments in the history of `head`, as far as it is here.
+    pub(crate) fn along(&self, mut tags: Vec<TagInfo>, head: Hash) -> Result<Vec<TagInfo>> {
+        if !tags.is_empty() {
+            let commits: HashSet<Hash> = self.history(head).map(|step| Ok(step?.0)).collect::<Result<_>>()?;
+            tags.retain(|tag| commits.contains(&tag.manifest));
+        }
+        Ok(tags)
     }
 
     /// Removes a tag.

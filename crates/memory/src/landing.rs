@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use crate::error::{Error, Result};
 use crate::hash::Hash;
+use crate::history::TagInfo;
 use crate::manifest::Manifest;
 use crate::object::{self, Header, Kind, MAX_OBJECT_BYTES};
 use crate::store::Store;
@@ -36,6 +37,8 @@ pub struct Transfer {
     pub objects: usize,
     /// Their bytes.
     pub bytes: u64,
+    /// Labels of moments in its history that are new there.
+    pub tags: Vec<String>,
 }
 
 /// What became of a name.
@@ -92,6 +95,8 @@ pub(crate) struct Arrival {
     pub(crate) chain: Vec<(Hash, Manifest)>,
     /// True where the last one's parent is meant to be missing.
     pub(crate) shallow: bool,
+    /// Tags; those of the history of the first commit are meant.
+    pub(crate) tags: Vec<TagInfo>,
 }
 
 impl Arrival {
@@ -102,8 +107,9 @@ impl Arrival {
 }
 
 impl Writer {
-    /// Gives an arrival its name: all objects must be put. Moves a name only forward.
-    pub(crate) fn land(&self, name: &str, arrival: &Arrival) -> Result<(Hash, Landing)> {
+    /// Gives an arrival its name and its tags: all objects must be put. Moves a name only forward, and a tag never. Gives the head,
+    /// what became of the name, and the labels that are new.
+    pub(crate) fn land(&self, name: &str, arrival: &Arrival) -> Result<(Hash, Landing, Vec<String>)> {
         let store = self.store();
         let none = || Error::refused("a state that arrives", "no commit", "at least one");
         let (head, _) = arrival.chain.first().ok_or_else(none)?;
@@ -125,11 +131,22 @@ impl Writer {
         for (hash, _) in arrival.chain.iter().rev().skip(1).filter(|(hash, _)| store.is_shallow(hash)) {
             store.remove_file(&store.path("shallow").join(hash.to_string()))?;
         }
+        // A label that means something else here refuses the whole, before the name moves.
+        let tags = store.along(arrival.tags.clone(), *head)?;
+        for tag in &tags {
+            tag.is_new(store.tag_target(&tag.label)?)?;
+        }
         store.with_index(&mut |db| crate::index::insert(db, &arrival.chain))?;
         if let Some(expect) = expect {
             self.point(name, expect, head)?;
         }
-        Ok((*head, landing))
+        let mut labels = Vec::new();
+        for tag in tags {
+            if store.land_tag(&tag)? {
+                labels.push(tag.label);
+            }
+        }
+        Ok((*head, landing, labels))
     }
 }
 

@@ -3,6 +3,7 @@
 
 use crate::error::{Error, Result, excerpt};
 use crate::hash::{Hash, seal};
+use crate::history::TagInfo;
 
 /// Most bytes of a ref or tag file; what is longer is not read.
 pub(crate) const MAX_REF_BYTES: usize = 512;
@@ -12,6 +13,13 @@ pub(crate) const MAX_REF_BYTES: usize = 512;
 pub(crate) struct TagTarget {
     pub(crate) manifest: Hash,
     pub(crate) tokens: usize,
+}
+
+impl TagTarget {
+    /// Under its label.
+    pub(crate) fn of(self, label: String) -> TagInfo {
+        TagInfo { label, manifest: self.manifest, tokens: self.tokens }
+    }
 }
 
 /// The file of the ref `name`.

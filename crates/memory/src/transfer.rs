@@ -1,5 +1,5 @@
 //! push and pull: the same state at two places. Only what is missing moves; objects first, manifests after what they name, the name
-//! last and only forward. What stops half-way leaves objects that nothing names.
+//! last and only forward, its tags after it. What stops half-way leaves objects that nothing names.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::landing::{Arrival, Landing, Progress, Transfer, prove, prove_manifest};
 use crate::name::check_name;
+use crate::refs::TagTarget;
 use crate::remote::{Remote, Send};
 use crate::store::{Hold, Store};
 
@@ -28,17 +29,36 @@ impl Store {
         let head = self.head(name)?.ok_or_else(|| self.no_name(name))?;
         let place = &*remote.place;
         let there = place.head(to)?;
-        let done = |landing, commits, moved: Progress| Transfer {
+        // A label that means something else there refuses the whole, before anything moves.
+        let tags = self.along(self.tags()?, head)?;
+        if !tags.is_empty() {
+            let known = place.tags()?;
+            for tag in &tags {
+                let meant = known.iter().find(|t| t.label == tag.label);
+                tag.is_new(meant.map(|t| TagTarget { manifest: t.manifest, tokens: t.tokens }))?;
+            }
+        }
+        let put_tags = || -> Result<Vec<String>> {
+            let mut labels = Vec::new();
+            for tag in &tags {
+                if place.put_tag(tag)? {
+                    labels.push(tag.label.clone());
+                }
+            }
+            Ok(labels)
+        };
+        let done = |landing, commits, moved: Progress, tags| Transfer {
             name: to.to_owned(),
             head: there.as_ref().filter(|_| landing == Landing::UpToDate).map_or(head, |h| h.hash),
             landing,
             commits,
             objects: moved.done,
             bytes: moved.bytes,
+            tags,
         };
         let same = there.as_ref().is_some_and(|h| h.hash == head);
         if same && remote.send == Send::Missing {
-            return Ok(done(Landing::UpToDate, 0, Progress::default()));
+            return Ok(done(Landing::UpToDate, 0, Progress::default(), put_tags()?));
         }
         let mut chain = Vec::new();
         let mut forward = there.is_none();
@@ -57,7 +77,7 @@ impl Store {
             return Err(Error::Moved { name: to.to_owned(), found: format!("{found} at {}", remote.url), expected });
         }
         let mut moved = Progress::default();
-        let payload: Vec<Hash> = Arrival { chain: chain.clone(), shallow: false }.objects().into_iter().collect();
+        let payload: Vec<Hash> = Arrival { chain: chain.clone(), ..Arrival::default() }.objects().into_iter().collect();
         let manifests: Vec<Hash> = chain.iter().rev().map(|(h, _)| *h).collect();
         self.put_missing(remote, &payload, &mut moved, progress)?;
         if let Some((last, manifest)) = chain.last()
@@ -68,10 +88,11 @@ impl Store {
         }
         self.put_missing(remote, &manifests, &mut moved, progress)?;
         if same {
-            return Ok(done(Landing::UpToDate, chain.len(), moved));
+            return Ok(done(Landing::UpToDate, chain.len(), moved, put_tags()?));
         }
         place.point(to, there.as_ref(), &head)?;
-        Ok(done(if there.is_some() { Landing::Forwarded } else { Landing::Created }, chain.len(), moved))
+        let landing = if there.is_some() { Landing::Forwarded } else { Landing::Created };
+        Ok(done(landing, chain.len(), moved, put_tags()?))
     }
 
     /// Puts those objects that are not there with the length they have here, then looks again: a place that lost or cut one is
@@ -170,7 +191,8 @@ impl Store {
             moved.bytes += file.len() as u64;
             progress(moved);
         }
-        let (head, landing) = writer.land(to, &arrival)?;
+        arrival.tags = place.tags()?;
+        let (head, landing, tags) = writer.land(to, &arrival)?;
         Ok(Transfer {
             name: to.to_owned(),
             head,
@@ -178,6 +200,7 @@ impl Store {
             commits: files.len(),
             objects: moved.done,
             bytes: moved.bytes,
+            tags,
         })
     }
 }

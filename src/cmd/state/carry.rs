@@ -118,10 +118,12 @@ fn told(t: &Transfer) -> Value {
         "commits": t.commits,
         "objects": t.objects,
         "bytes": t.bytes,
+        "tags": t.tags,
     })
 }
 
 fn people(t: &Transfer) {
     let (what, head) = (t.landing.word(), t.head.short());
-    println!("{}: {what} at {head}; {} commits, {} objects, {}", t.name, t.commits, t.objects, bytes(t.bytes));
+    let tags = if t.tags.is_empty() { String::new() } else { format!(", tags {}", t.tags.join(", ")) };
+    println!("{}: {what} at {head}; {} commits, {} objects, {}{tags}", t.name, t.commits, t.objects, bytes(t.bytes));
 }

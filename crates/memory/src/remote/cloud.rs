@@ -20,8 +20,9 @@ use tokio::runtime::{Builder, Runtime};
 use super::{Head, Heard, Place, Sink, Source, Version};
 use crate::error::{Error, Result};
 use crate::hash::Hash;
+use crate::history::TagInfo;
 use crate::landing::MAX_FILE_BYTES;
-use crate::refs::{self, MAX_REF_BYTES};
+use crate::refs::{self, MAX_REF_BYTES, TagTarget};
 
 /// Questions under way at once.
 const ASKED: usize = 32;
@@ -124,6 +125,67 @@ impl Cloud {
     }
 }
 
+/// A small file that changes under a condition.
+struct Small<'a> {
+    what: String,
+    path: Path,
+    bytes: Vec<u8>,
+    /// What other bytes in its place say.
+    parse: &'a dyn Fn(&[u8]) -> Result<String>,
+}
+
+impl Cloud {
+    /// All names of files below a folder, ascending.
+    fn below(&self, folder: &str) -> Result<Vec<String>> {
+        let root = self.at(folder);
+        let listed: Vec<_> = self
+            .wait(self.store.list(Some(&root)).try_collect())
+            .map_err(|e| self.error(format!("list {folder}"), e))?;
+        let below = format!("{root}/");
+        let name = |meta: object_store::ObjectMeta| meta.location.as_ref().strip_prefix(&below).map(str::to_owned);
+        let mut names: Vec<String> = listed.into_iter().filter_map(name).collect();
+        names.sort();
+        names.iter().try_for_each(|n| crate::name::check_name(n))?;
+        Ok(names)
+    }
+
+    fn tag(&self, label: &str) -> Result<Option<TagTarget>> {
+        crate::name::check_name(label)?;
+        let seen = self.wait(self.small(&self.at(&format!("tags/{label}")), MAX_REF_BYTES as u64))?;
+        seen.map(|(bytes, _)| refs::parse_tag(label, &bytes)).transpose()
+    }
+
+    /// Writes a file if the condition of `mode` holds. None once it is there; else what is there in its place.
+    fn settle(&self, file: &Small<'_>, mut mode: PutMode) -> Result<Option<Option<String>>> {
+        let Small { what, path, bytes, parse } = file;
+        for _ in 0..TRIES {
+            let sent = self.wait(self.write(path, bytes.clone(), mode));
+            if let Err(Refusal::NotImplemented { .. } | Refusal::NotSupported { .. }) = &sent {
+                return Err(self.error(
+                    format!("write the {what}"),
+                    "this place has no conditional write, so another writer's state could be lost; use one that has",
+                ));
+            }
+            // What counts is what is there: a request may be carried out and reported as failed, or the other way round.
+            let (found, version) = self.wait(self.small(path, MAX_REF_BYTES as u64))?.unzip();
+            match (found.map(|f| if f == *bytes { Ok(None) } else { parse(&f).map(Some) }), sent) {
+                (Some(Ok(None)), _) => return Ok(None),
+                (Some(Err(damage)), Err(Refusal::Precondition { .. } | Refusal::AlreadyExists { .. })) => {
+                    return Err(damage);
+                }
+                // Our own, cut short: once more, over exactly that.
+                (Some(Err(_)), _) => mode = version.unwrap_or_default().update(),
+                (found, Err(Refusal::Precondition { .. } | Refusal::AlreadyExists { .. })) => {
+                    return Ok(Some(found.and_then(Result::ok).flatten()));
+                }
+                (_, Err(e)) => return Err(self.error(format!("write the {what}"), e)),
+                (_, Ok(())) => break,
+            }
+        }
+        Err(self.error(format!("write the {what}"), "it took the write and stored something else"))
+    }
+}
+
 impl Version {
     /// A write over exactly this version.
     fn update(&self) -> PutMode {
@@ -178,15 +240,7 @@ impl Place for Cloud {
     }
 
     fn names(&self) -> Result<Vec<String>> {
-        let root = self.at("refs");
-        let listed: Vec<_> =
-            self.wait(self.store.list(Some(&root)).try_collect()).map_err(|e| self.error("list the names", e))?;
-        let below = format!("{root}/");
-        let name = |meta: object_store::ObjectMeta| meta.location.as_ref().strip_prefix(&below).map(str::to_owned);
-        let mut names: Vec<String> = listed.into_iter().filter_map(name).collect();
-        names.sort();
-        names.iter().try_for_each(|n| crate::name::check_name(n))?;
-        Ok(names)
+        self.below("refs")
     }
 
     fn head(&self, name: &str) -> Result<Option<Head>> {
@@ -198,38 +252,51 @@ impl Place for Cloud {
 
     fn point(&self, name: &str, was: Option<&Head>, head: &Hash) -> Result<()> {
         crate::name::check_name(name)?;
-        let path = self.at(&format!("refs/{name}"));
-        let mut mode = was.map_or(PutMode::Create, |was| was.version.update());
-        let bytes = refs::render_ref(name, head).into_bytes();
-        for _ in 0..TRIES {
-            let sent = self.wait(self.write(&path, bytes.clone(), mode));
-            if let Err(Refusal::NotImplemented { .. } | Refusal::NotSupported { .. }) = &sent {
-                return Err(self.error(
-                    format!("move the name '{name}'"),
-                    "this place has no conditional write, so another writer's state could be lost; use one that has",
-                ));
-            }
-            // What counts is what is there: a request may be carried out and reported as failed, or the other way round.
-            let seen = self.wait(self.small(&path, MAX_REF_BYTES as u64))?;
-            let (found, version) =
-                seen.map_or((None, Version::default()), |(b, v)| (Some(refs::parse_ref(name, &b)), v));
-            match (found, sent) {
-                (Some(Ok(found)), _) if found == *head => return Ok(()),
-                (Some(Err(damage)), Err(Refusal::Precondition { .. } | Refusal::AlreadyExists { .. })) => {
-                    return Err(damage);
-                }
-                // Our own, cut short: once more, over exactly that.
-                (Some(Err(_)), _) => mode = version.update(),
-                (found, Err(Refusal::Precondition { .. } | Refusal::AlreadyExists { .. })) => {
-                    let said = |h: Option<Hash>| h.map_or("no such name".to_owned(), |h| h.to_string());
-                    let (found, expected) = (said(found.and_then(Result::ok)), said(was.map(|h| h.hash)));
-                    return Err(Error::Moved { name: name.to_owned(), found, expected });
-                }
-                (_, Err(e)) => return Err(self.error(format!("write the name '{name}'"), e)),
-                (_, Ok(())) => break,
-            }
+        if self.tag(name)?.is_some() {
+            let found = format!("'{name}', which is a tag at {}", self.url);
+            return Err(Error::refused("a name of a state", found, "another name"));
         }
-        Err(self.error(format!("write the name '{name}'"), "it took the write and stored something else"))
+        let path = self.at(&format!("refs/{name}"));
+        let file = Small {
+            what: format!("name '{name}'"),
+            path,
+            bytes: refs::render_ref(name, head).into_bytes(),
+            parse: &|bytes| refs::parse_ref(name, bytes).map(|h| h.to_string()),
+        };
+        let Some(found) = self.settle(&file, was.map_or(PutMode::Create, |was| was.version.update()))? else {
+            return Ok(());
+        };
+        let said = |h: Option<String>| h.unwrap_or_else(|| "no such name".to_owned());
+        let expected = said(was.map(|h| h.hash.to_string()));
+        Err(Error::Moved { name: name.to_owned(), found: said(found), expected })
+    }
+
+    fn tags(&self) -> Result<Vec<TagInfo>> {
+        let labels = self.below("tags")?;
+        let read = |label: String| Ok(self.tag(&label)?.map(|t| t.of(label)));
+        labels.into_iter().filter_map(|label| read(label).transpose()).collect()
+    }
+
+    fn put_tag(&self, tag: &TagInfo) -> Result<bool> {
+        if self.head(&tag.label)?.is_some() {
+            let found = format!("'{}', which is a state at {}", tag.label, self.url);
+            return Err(Error::refused("a label", found, "another label"));
+        }
+        if !tag.is_new(self.tag(&tag.label)?)? {
+            return Ok(false);
+        }
+        let target = TagTarget { manifest: tag.manifest, tokens: tag.tokens };
+        let file = Small {
+            what: format!("tag '{}'", tag.label),
+            path: self.at(&format!("tags/{}", tag.label)),
+            bytes: refs::render_tag(&tag.label, &target).into_bytes(),
+            parse: &|bytes| refs::parse_tag(&tag.label, bytes).map(|_| String::new()),
+        };
+        match self.settle(&file, PutMode::Create)? {
+            None => Ok(true),
+            // Somebody else was faster.
+            Some(_) => tag.is_new(self.tag(&tag.label)?),
+        }
     }
 
     fn is_shallow(&self, manifest: &Hash) -> Result<bool> {

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::{Head, Heard, Place, Sink, Source, Version};
 use crate::error::Result;
 use crate::hash::Hash;
+use crate::history::TagInfo;
 use crate::store::Store;
 use crate::writer::{Expect, Writer};
 
@@ -54,6 +55,14 @@ impl Place for Folder {
         let row = [(*head, manifest)];
         self.store.with_index(&mut |db| crate::index::insert(db, &row))?;
         self.writer.point(name, was.map_or(Expect::Absent, |h| Expect::Head(h.hash)), head)
+    }
+
+    fn tags(&self) -> Result<Vec<TagInfo>> {
+        self.store.tags()
+    }
+
+    fn put_tag(&self, tag: &TagInfo) -> Result<bool> {
+        self.store.land_tag(tag)
     }
 
     fn is_shallow(&self, manifest: &Hash) -> Result<bool> {

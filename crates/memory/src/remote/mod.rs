@@ -10,6 +10,7 @@ use std::fmt::Debug;
 
 use crate::error::{Error, Result, excerpt};
 use crate::hash::Hash;
+use crate::history::TagInfo;
 
 /// Receives the bytes of an object's file.
 pub(crate) type Sink<'a> = dyn FnMut(Hash, Vec<u8>) -> Result<()> + 'a;
@@ -32,6 +33,10 @@ pub(crate) trait Place: std::marker::Send + Sync + Debug {
     fn head(&self, name: &str) -> Result<Option<Head>>;
     /// Moves a name, if it still is where `was` says.
     fn point(&self, name: &str, was: Option<&Head>, head: &Hash) -> Result<()>;
+    /// All tags.
+    fn tags(&self) -> Result<Vec<TagInfo>>;
+    /// Puts a tag whose manifest is there; false if it is there already. Refused if the label means something else.
+    fn put_tag(&self, tag: &TagInfo) -> Result<bool>;
     /// Whether the manifest's parent was let go on purpose.
     fn is_shallow(&self, manifest: &Hash) -> Result<bool>;
     /// Notes that it was.

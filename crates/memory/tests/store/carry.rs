@@ -108,6 +108,8 @@ fn forge(bytes: &[u8], forge: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
 fn hostile_files_are_refused_though_their_seal_is_right() {
     let (folder, from) = store();
     grow(&from, "trip", 2);
+    from.tag("trip@1", "a").unwrap();
+    from.tag("trip", "b").unwrap();
     let file = folder.path().join("f");
     from.export("trip", &file, Depth::History, &mut |_| {}).unwrap();
     let bytes = std::fs::read(&file).unwrap();
@@ -148,7 +150,27 @@ fn hostile_files_are_refused_though_their_seal_is_right() {
             }),
         ),
         ("one byte more", forge(&bytes, |b| b.push(0))),
+        ("tags in version 1", header(&|h| h.replace("\"version\":2", "\"version\":1"))),
+        ("a tag that leaves the store", header(&|h| h.replace("\"label\":\"a\"", "\"label\":\"../../a\""))),
+        ("tags out of order", header(&|h| h.replace("\"label\":\"a\"", "\"label\":\"c\""))),
+        ("a tag beyond its state", header(&|h| h.replace("\"tokens\":10", "\"tokens\":999"))),
+        (
+            "a tag of something else",
+            header(&|h| {
+                let at = h.rfind("\"manifest\":\"").unwrap() + 12;
+                format!("{}{}{}", &h[..at], Hash::of(b"else"), &h[at + 64..])
+            }),
+        ),
     ];
+    // Version 1 had no tags.
+    let (_first, to) = store();
+    let old = header(&|h| {
+        let (from, to) = (h.find("\"tags\":").unwrap(), h.find("\"version\":").unwrap());
+        format!("{}\"version\":1}}", &h[..from]) + &h[to + "\"version\":2}".len()..]
+    });
+    std::fs::write(&file, old).unwrap();
+    to.import(&file, None, &mut |_| {}).unwrap();
+    assert!(to.tags().unwrap().is_empty());
     let (_other, to) = store();
     for (what, bad) in cases {
         std::fs::write(&file, bad).unwrap();
@@ -208,6 +230,51 @@ fn push_and_pull_move_only_what_is_missing() {
         [&a, &b, &c].into_iter().for_each(whole);
     }
     whole(&Store::open(&place).unwrap());
+}
+
+#[test]
+fn tags_travel_with_their_history() {
+    let (folder, from) = store();
+    let hashes = grow(&from, "trip", 3);
+    grow(&from, "other", 1);
+    let writer = from.writer().unwrap();
+    writer.commit("own", Expect::Absent, &state(&writer, &[7; 30])).unwrap();
+    drop(writer);
+    from.tag("trip~1", "v1/second").unwrap();
+    from.tag("trip@1", "first").unwrap();
+    from.tag("own", "elsewhere").unwrap();
+    let labels = |store: &Store| store.tags().unwrap().into_iter().map(|t| t.label).collect::<Vec<_>>();
+    let place = folder.path().join("place").display().to_string();
+    for remote in [bucket(), Remote::open(&place).unwrap()] {
+        let moved = from.push("trip", &remote, None, &mut |_| {}).unwrap();
+        assert_eq!(moved.tags, ["first", "v1/second"]);
+        assert!(from.push("trip", &remote, None, &mut |_| {}).unwrap().tags.is_empty());
+        let (_other, to) = store();
+        let came = to.pull("trip", &remote, Some("mine"), &mut |_| {}).unwrap();
+        assert_eq!((came.tags, labels(&to)), (moved.tags, labels(&from)[1..].to_vec()));
+        assert_eq!(to.resolve("v1/second").unwrap().hash, hashes[1]);
+        assert_eq!(to.resolve("first").unwrap().tokens, 10);
+        // A tag that came later travels alone; one that means something else refuses the whole, and nothing moves.
+        from.tag("trip", "late").unwrap();
+        assert_eq!(from.push("trip", &remote, None, &mut |_| {}).unwrap().tags, ["late"]);
+        to.tag("mine~2", "late").unwrap();
+        let refusal = to.pull("trip", &remote, Some("mine"), &mut |_| {}).unwrap_err().to_string();
+        assert!(refusal.contains("'late'") && refusal.contains("remove one of the two"), "{refusal}");
+        let refusal = to.push("mine", &remote, Some("new"), &mut |_| {}).unwrap_err().to_string();
+        assert!(refusal.contains("'late'"), "{refusal}");
+        assert_eq!(remote.names().unwrap(), ["trip"]);
+        let refusal = from.push("own", &remote, Some("late"), &mut |_| {}).unwrap_err().to_string();
+        assert!(refusal.contains("which is a tag"), "{refusal}");
+        from.untag("late").unwrap();
+    }
+    // A file takes along those of the commits it holds.
+    let file = folder.path().join("f");
+    for (depth, want) in [(Depth::Head, &[][..]), (Depth::History, &["first", "v1/second"][..])] {
+        from.export("trip", &file, depth, &mut |_| {}).unwrap();
+        let (_other, to) = store();
+        assert_eq!(to.import(&file, None, &mut |_| {}).unwrap().tags, want);
+        assert_eq!(labels(&to), want);
+    }
 }
 
 #[test]
