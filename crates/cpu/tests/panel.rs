@@ -2,7 +2,7 @@
 
 mod synthetic;
 
-use reverie_cpu::{Cpu, CpuSpec, Isa};
+use reverie_cpu::{Cpu, CpuSpec};
 use reverie_tensor::{Backend, Class, DType, Form, Grouped, Levels, Scales};
 use synthetic::{Random, Synthetic, all_forms};
 
@@ -55,30 +55,10 @@ fn unpacking_gives_back_what_was_packed() {
 }
 
 #[test]
-fn embedding_is_the_row_times_the_scale() {
-    let mut random = Random::new(12);
-    for form in all_forms() {
-        let (n, k) = (70, 512);
-        let source = Synthetic::new(n, k, form.clone(), &mut random);
-        let ids: Vec<u32> = (0..90).map(|_| random.below(n) as u32).collect();
-        for isa in Isa::available() {
-            let cpu = Cpu::new(CpuSpec { threads: Some(2), isa: Some(isa), ..CpuSpec::default() }).unwrap();
-            let weight = cpu.pack(&source, None, Class::Weights).unwrap();
-            let y = cpu.embed(&weight, &ids, 0.7).unwrap();
-            assert_eq!(y.dims(), [90, k]);
-            let y = cpu.read(&y).unwrap();
-            for (&id, got) in ids.iter().zip(y.chunks(k)) {
-                use reverie_tensor::WeightSource;
-                let mut row = vec![0.0; k];
-                source.row_f32(id as usize, &mut row);
-                for (g, w) in got.iter().zip(&row) {
-                    assert_eq!(g.to_bits(), (w * 0.7).to_bits(), "{form:?} {} id {id}", isa.name());
-                }
-            }
-        }
-    }
+fn an_id_beyond_the_table_is_refused() {
     let cpu = cpu(1);
-    let weight = cpu.pack(&Synthetic::new(4, 32, Form::Dense(DType::F32), &mut random), None, Class::Weights).unwrap();
+    let weight =
+        cpu.pack(&Synthetic::new(4, 32, Form::Dense(DType::F32), &mut Random::new(12)), None, Class::Weights).unwrap();
     assert!(cpu.embed(&weight, &[4], 1.0).unwrap_err().to_string().contains("below 4"));
     assert_eq!(cpu.embed(&weight, &[], 1.0).unwrap().dims(), [0, 32]);
 }

@@ -4,9 +4,6 @@
 
 mod tile;
 
-#[cfg(test)]
-mod tests;
-
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 

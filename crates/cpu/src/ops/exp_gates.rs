@@ -72,36 +72,3 @@ unsafe fn gates<S: Lanes>(i: &[f32], f: &[f32], rows: Range<usize>, m: &mut [f32
         }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::super::trial::{Seeded, close, cpus, reference, same, tensor};
-    use reverie_tensor::{Backend, StateSegment};
-
-    #[test]
-    fn as_the_reference_whole_and_in_pieces() {
-        let cpus = cpus();
-        for (seed, (t, h)) in [(1, 1), (9, 4), (30, 16), (12, 21)].into_iter().enumerate() {
-            let mut s = Seeded::new(seed as u64);
-            let (i, f) = (s.values(t * h, 15.0), s.values(t * h, 3.0));
-            let run = |b: &dyn Backend, cut: usize| {
-                let mut state = tensor(b, &vec![0.0; h], &[h]);
-                let mut y = vec![Vec::new(); 3];
-                for from in (0..t).step_by(cut) {
-                    let n = cut.min(t - from);
-                    let part = |x: &[f32]| tensor(b, &x[from * h..(from + n) * h], &[n, h]);
-                    let mut segments = [StateSegment { rows: 0..n, state: &mut state }];
-                    let out = b.exp_gates(&part(&i), &part(&f), &mut segments).unwrap();
-                    y.iter_mut().zip(&out).for_each(|(y, x)| y.extend(b.read(x).unwrap()));
-                }
-                y.push(b.read(&state).unwrap());
-                y.concat()
-            };
-            let first = run(&cpus[0], t);
-            close("exp_gates", &first, &run(&reference(), t), 1e-5);
-            for cpu in &cpus {
-                [t, 1, 7].into_iter().for_each(|cut| same("exp_gates", &run(cpu, cut), &first));
-            }
-        }
-    }
-}

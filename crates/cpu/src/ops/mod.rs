@@ -18,6 +18,4 @@ pub mod rope;
 pub mod scan;
 pub mod softmax;
 mod split;
-#[cfg(test)]
-mod trial;
 pub mod wkv;

@@ -415,6 +415,3 @@ unsafe fn step<S: Lanes, const U: usize, const KIND: u8, const DECAY: u8>(
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

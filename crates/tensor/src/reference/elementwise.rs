@@ -27,8 +27,9 @@ pub fn activate(act: Act, x: f32) -> f32 {
             x * sigmoid(alpha * x)
         }
         Act::GeluTanh => {
+            // (1 + tanh u) / 2 = σ(2u): where u is far below zero, the sum would be zero before its time.
             let inner = (2.0 / std::f32::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
-            0.5 * x * (1.0 + inner.tanh())
+            x * sigmoid(2.0 * inner)
         }
         Act::Gelu => {
             let z = f64::from(x) / std::f64::consts::SQRT_2;

@@ -27,7 +27,8 @@ pub fn run<B: Backend + ?Sized>(
             for (j, m) in m.iter_mut().enumerate() {
                 let at = t * h + j;
                 let faded = f[at] + *m;
-                *m = faded.max(i[at]);
+                // A gate that is not a number stays visible.
+                *m = if faded > i[at] { faded } else { i[at] };
                 (out[0][at], out[1][at], out[2][at]) = ((faded - *m).exp(), (i[at] - *m).exp(), *m);
             }
         }

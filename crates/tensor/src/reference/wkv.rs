@@ -26,11 +26,11 @@ pub fn run<B: Backend + ?Sized>(
                 let (k, v) = (keys[t * c + i], values[t * c + i]);
                 let (above, below) = (state[i], state[c + i]);
                 // Before the first token there is nothing: no weight, however large the key may be negative.
-                let top = if below > 0.0 { state[2 * c + i] } else { -1e38 };
-                let most = top.max(k + first[i]);
+                let top = if below > 0.0 || below.is_nan() { state[2 * c + i] } else { -1e38 };
+                let most = larger(top, k + first[i]);
                 let (old, new) = ((top - most).exp(), (k + first[i] - most).exp());
                 out[t * c + i] = (old * above + new * v) / (old * below + new);
-                let most = (top + decay[i]).max(k);
+                let most = larger(top + decay[i], k);
                 let (old, new) = ((top + decay[i] - most).exp(), (k - most).exp());
                 state[i] = old * above + new * v;
                 state[c + i] = old * below + new;
@@ -41,6 +41,11 @@ pub fn run<B: Backend + ?Sized>(
         b.write_bytes(segment.state, &bytes)?;
     }
     scratch(b, &out, k.dims())
+}
+
+/// The larger; the newer one where they cannot be compared, so that a key that is not a number stays visible.
+fn larger(old: f32, new: f32) -> f32 {
+    if old > new { old } else { new }
 }
 
 /// C, once the shapes agree.
