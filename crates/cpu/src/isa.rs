@@ -9,6 +9,10 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW, DQ, VL and VNNI.
     Avx512,
+    /// NEON.
+    Neon,
+    /// NEON and the dot product extension.
+    NeonDot,
 }
 
 impl Isa {
@@ -35,6 +39,15 @@ impl Isa {
                 }
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        {
+            if std::arch::is_aarch64_feature_detected!("neon") {
+                sets.push(Isa::Neon);
+                if std::arch::is_aarch64_feature_detected!("dotprod") {
+                    sets.push(Isa::NeonDot);
+                }
+            }
+        }
         sets
     }
 
@@ -44,6 +57,8 @@ impl Isa {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2+fma",
             Isa::Avx512 => "avx512+vnni",
+            Isa::Neon => "neon",
+            Isa::NeonDot => "neon+dotprod",
         }
     }
 }
@@ -64,6 +79,12 @@ macro_rules! dispatch {
             // SAFETY: called only where the set was detected.
             unsafe { $kernel::<$crate::simd::Avx2>($($arg),*) }
         }
+        #[cfg(target_arch = "aarch64")]
+        #[target_feature(enable = "neon")]
+        unsafe fn neon($($arg: $ty),*) $(-> $ret)? {
+            // SAFETY: called only where the set was detected.
+            unsafe { $kernel::<$crate::simd::Neon<$crate::simd::Widening>>($($arg),*) }
+        }
         // SAFETY: `Isa` values beyond Portable come from `Isa::available`, which detected them.
         unsafe {
             match $isa {
@@ -71,6 +92,9 @@ macro_rules! dispatch {
                 $crate::isa::Isa::Avx512 => avx512($($arg),*),
                 #[cfg(target_arch = "x86_64")]
                 $crate::isa::Isa::Avx2 => avx2($($arg),*),
+                // Only products of bytes know the difference.
+                #[cfg(target_arch = "aarch64")]
+                $crate::isa::Isa::Neon | $crate::isa::Isa::NeonDot => neon($($arg),*),
                 _ => $kernel::<$crate::simd::Portable>($($arg),*),
             }
         }

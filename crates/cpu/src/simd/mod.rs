@@ -8,6 +8,8 @@ mod avx2;
 mod avx512;
 pub mod dot;
 pub mod math;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 
 #[cfg(target_arch = "x86_64")]
@@ -15,6 +17,8 @@ pub use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub use avx512::Avx512;
 pub use dot::{Dot, Kernel};
+#[cfg(target_arch = "aarch64")]
+pub use neon::{DotProduct, Neon, Widening};
 pub use portable::Portable;
 
 /// Lanes of the vector type; also the rows of a weight panel.

@@ -236,6 +236,10 @@ fn multiply(cpu: &Cpu, input: RowInput<'_>, bytes: usize, jobs: &[Job<'_>]) -> R
             Isa::Avx512 => call.go::<crate::simd::Avx512>(),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => call.go::<crate::simd::Avx2>(),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => call.go::<crate::simd::Neon<crate::simd::Widening>>(),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot => call.go::<crate::simd::Neon<crate::simd::DotProduct>>(),
             _ => call.go::<Portable>(),
         }
     }
