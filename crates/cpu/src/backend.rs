@@ -36,6 +36,8 @@ pub struct Cpu {
     pub(crate) pool: Pool,
     pub(crate) isa: Isa,
     pub(crate) numerics: Numerics,
+    /// See `Isa::read_ahead`.
+    pub(crate) read_ahead: Option<usize>,
 }
 
 impl Cpu {
@@ -53,7 +55,7 @@ impl Cpu {
         if threads == 0 || threads > 1024 {
             return Err(Error::value("threads", threads, "1 to 1024"));
         }
-        Ok(Cpu { memory: Memory::host(), pool: Pool::new(threads), isa, numerics: spec.numerics })
+        Ok(Cpu { memory: Memory::host(), pool: Pool::new(threads), isa, numerics: spec.numerics, read_ahead: Isa::read_ahead() })
     }
 
     /// Threads in all.

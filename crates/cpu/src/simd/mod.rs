@@ -82,6 +82,8 @@ pub unsafe trait Lanes: Copy {
     const REGISTERS: usize;
     /// Asks for the cache line at `p`, which may be any address, to come to the second-level cache.
     unsafe fn fetch(p: *const u8);
+    /// As `fetch`, to the first-level cache.
+    unsafe fn fetch_near(p: *const u8);
     /// The first `n` lanes, the others zero; all sixteen from sixteen on. `p` is valid for as many elements.
     #[inline(always)]
     unsafe fn load_n(p: *const f32, n: usize) -> Self::F {

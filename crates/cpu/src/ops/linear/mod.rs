@@ -383,7 +383,8 @@ impl Call<'_> {
         unsafe {
             match &panels.layout {
                 Layout::Grouped(layout) => {
-                    let panel = GroupedPanel { layout, k: panels.k, bytes: panels.panel(p) };
+                    let ahead = self.cpu.read_ahead.filter(|_| columns == 1);
+                    let panel = GroupedPanel { layout, k: panels.k, bytes: panels.panel(p), ahead };
                     let acc = match job.plan.int_columns(base, lane) {
                         Some(x) if target.int => int_panel::<S>(panel, x, span, scratch),
                         _ => exact_panel::<S>(panel, float, span, scratch),

@@ -59,6 +59,8 @@ pub(crate) struct GroupedPanel<'a> {
     pub(crate) layout: &'a GroupedLayout,
     pub(crate) k: usize,
     pub(crate) bytes: &'a [u8],
+    /// How far ahead to ask for bytes.
+    pub(crate) ahead: Option<usize>,
 }
 
 impl<'a> GroupedPanel<'a> {
@@ -78,6 +80,7 @@ impl<'a> GroupedPanel<'a> {
             units: slice.k / layout.scale_unit,
             scales,
             biases,
+            ahead: self.ahead,
         });
         Slice {
             codes: slice.codes.as_ptr(),
@@ -87,6 +90,7 @@ impl<'a> GroupedPanel<'a> {
             biases: if layout.biased { biases } else { std::ptr::null() },
             units_per_scale_log2: (layout.block / UNIT).checked_ilog2().unwrap_or(0),
             units: slice.k / UNIT,
+            ahead: self.ahead,
         }
     }
 }

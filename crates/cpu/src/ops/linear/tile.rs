@@ -6,7 +6,7 @@
 
 use std::marker::PhantomData;
 
-use crate::ops::panel::{UNIT, Width, each_quad};
+use crate::ops::panel::{UNIT, Width, each_quad, fetch_ahead};
 use crate::simd::{Dot, Kernel, LANES, Lanes};
 
 /// Int8 columns as a tile reads them: per unit of 32 k, one column beside the other.
@@ -60,6 +60,8 @@ pub(crate) struct Slice {
     /// Units that share a scale, as a power of two. Not read where a scale serves half a unit.
     pub(crate) units_per_scale_log2: u32,
     pub(crate) units: usize,
+    /// How far ahead to ask for codes.
+    pub(crate) ahead: Option<usize>,
 }
 
 /// One panel times `C` int8 columns over a slice of K. `HALVES`: a scale serves 16 k and not a multiple of 32.
@@ -111,6 +113,9 @@ impl<W: Width, const C: usize, const HALVES: bool> Kernel for IntTile<W, C, HALV
         }
         for u in 0..s.units {
             let unit = s.codes.add(u * W::BYTES);
+            if C == 1 {
+                fetch_ahead::<S>(unit, W::BYTES, s.ahead);
+            }
             let x = self.x.at_unit(u, C);
             let (sums, scaled) = if HALVES { (x.half_sum, x.half_scaled) } else { (x.sum, x.scaled) };
             let block = if HALVES { 2 * u } else { u >> s.units_per_scale_log2 };

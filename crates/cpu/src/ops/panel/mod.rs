@@ -24,7 +24,7 @@ use crate::simd::LANES;
 
 pub(crate) use codes::{Bytes, Expand, ExpandFloat, Packed, Table, Width, each_quad};
 pub(crate) use layout::{GroupedLayout, GroupedSlice, Layout};
-pub(crate) use scales::DecodeScales;
+pub(crate) use scales::{DecodeScales, fetch_ahead};
 
 /// Weights along K of a unit.
 pub(crate) const UNIT: usize = 32;

@@ -81,6 +81,8 @@ pub(crate) struct DecodeScales {
     pub(crate) scales: *mut f32,
     /// As `scales`; written only if the format has biases.
     pub(crate) biases: *mut f32,
+    /// How far ahead to ask for the panel's bytes.
+    pub(crate) ahead: Option<usize>,
 }
 
 impl Kernel for DecodeScales {
@@ -95,6 +97,7 @@ impl Kernel for DecodeScales {
             let at = u * per_unit * LANES;
             let out = Out { scales: self.scales.wrapping_add(at), biases: self.biases.wrapping_add(at) };
             let unit = self.bytes.add(u * self.unit_bytes);
+            fetch_ahead::<S>(unit, self.unit_bytes, self.ahead);
             match self.kind {
                 Scales::Float(d) => out.scale::<S>(0, float::<S>(d, unit)),
                 Scales::FloatBias(d) => {
@@ -107,6 +110,16 @@ impl Kernel for DecodeScales {
                 Scales::Six8 => six8::<S>(unit, out),
                 Scales::Byte16 => byte16::<S>(unit, out),
             }
+        }
+    }
+}
+
+/// Asks for the cache lines `ahead` of these bytes.
+#[inline(always)]
+pub(crate) unsafe fn fetch_ahead<S: Dot>(p: *const u8, bytes: usize, ahead: Option<usize>) {
+    if let Some(ahead) = ahead {
+        for line in (0..bytes).step_by(64) {
+            S::fetch_near(p.wrapping_add(ahead + line));
         }
     }
 }
