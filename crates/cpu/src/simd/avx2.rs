@@ -243,6 +243,7 @@ unsafe impl Dot for Avx2 {
     const FUSED: bool = true;
     const NARROW: bool = true;
     const WIDE_ZERO: i32 = 128;
+    const PAIRS: bool = false;
 
     #[inline(always)]
     unsafe fn enter<K: Kernel>(kernel: K) {

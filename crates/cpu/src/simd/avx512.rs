@@ -7,6 +7,16 @@ use std::arch::x86_64::*;
 #[derive(Clone, Copy)]
 pub struct Avx512;
 
+/// The value as it is, computed here: the compiler would else reorder the exact sums of a tile into one long chain after
+/// another and keep what they share in memory.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn pinned(mut v: __m512i) -> __m512i {
+    // SAFETY: no instruction at all.
+    unsafe { std::arch::asm!("/* {0} */", inout(zmm_reg) v, options(nomem, nostack, preserves_flags)) };
+    v
+}
+
 // SAFETY: callers run these only where the set was detected; pointers are valid by the trait's contract.
 #[allow(clippy::missing_safety_doc, unused_unsafe)]
 unsafe impl Lanes for Avx512 {
@@ -176,11 +186,12 @@ unsafe impl Dot for Avx512 {
     type B = __m512i;
     type A = __m512i;
 
-    const COLUMNS: usize = 8;
+    const COLUMNS: usize = 4;
     const FLOAT_COLUMNS: usize = 8;
     const FUSED: bool = true;
     const NARROW: bool = false;
     const WIDE_ZERO: i32 = 0;
+    const PAIRS: bool = true;
 
     #[inline(always)]
     unsafe fn enter<K: Kernel>(kernel: K) {
@@ -246,7 +257,7 @@ unsafe impl Dot for Avx512 {
     #[inline(always)]
     unsafe fn step(run: Self::A, codes: Self::B, x: *const i8) -> Self::A {
         // SAFETY: the set was detected; pointers are valid by contract.
-        unsafe { _mm512_dpbusd_epi32(run, codes, _mm512_set1_epi32(x.cast::<i32>().read_unaligned())) }
+        unsafe { pinned(_mm512_dpbusd_epi32(run, codes, _mm512_set1_epi32(x.cast::<i32>().read_unaligned()))) }
     }
     #[inline(always)]
     unsafe fn close(_sum: Self::I, run: Self::A) -> Self::I {

@@ -37,6 +37,8 @@ pub unsafe trait Dot: Lanes {
     const NARROW: bool;
     /// `step_wide` multiplies by code minus this.
     const WIDE_ZERO: i32;
+    /// True if the registers hold the sums of two panels and the widest tile.
+    const PAIRS: bool;
 
     /// Runs `kernel` inside a function that enables the set.
     unsafe fn enter<K: Kernel>(kernel: K);

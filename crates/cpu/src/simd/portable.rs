@@ -174,6 +174,7 @@ unsafe impl Dot for Portable {
     const FUSED: bool = false;
     const NARROW: bool = false;
     const WIDE_ZERO: i32 = 0;
+    const PAIRS: bool = false;
 
     #[inline(always)]
     unsafe fn enter<K: Kernel>(kernel: K) {

@@ -18,7 +18,8 @@ use crate::simd::{Dot, LANES, Portable};
 use plan::{Plan, is_int, tiles};
 use prepare::{Prepare, RowInput};
 use product::{
-    BLOCK_COLUMNS, DensePanels, GroupedPanel, Scratch, dense_panels, exact_panel, int_panel, panels_at_once,
+    BLOCK_COLUMNS, DensePanels, GroupedPanels, Scratch, dense_panels, exact_panel, int_panels, int_panels_at_once,
+    panels_at_once,
 };
 use tile::Finish;
 
@@ -265,7 +266,8 @@ impl Call<'_> {
         let chunk = |job: &Job<'_>| {
             let bytes = job.targets.iter().map(|t| t.panels.stride).max().unwrap_or(1);
             let by_bytes = if job.plan.rows <= 16 { (TASK_BYTES / bytes).max(1) } else { 1 };
-            panels.div_ceil(8 * plan.lanes).min(by_bytes).next_multiple_of(panels_at_once(job.plan.rows))
+            let at_once = panels_at_once(job.plan.rows).max(int_panels_at_once::<S>(job.plan.rows));
+            panels.div_ceil(8 * plan.lanes).min(by_bytes).next_multiple_of(at_once)
         };
         let tasks = Tasks::new(self.jobs.iter().map(|j| j.panels().div_ceil(chunk(j)) * j.blocks()));
         let next = AtomicUsize::new(0);
@@ -383,14 +385,19 @@ impl Call<'_> {
         unsafe {
             match &panels.layout {
                 Layout::Grouped(layout) => {
+                    let int = job.plan.int_columns(base, lane).filter(|_| target.int);
+                    let count = int.map_or(1, |_| int_panels_at_once::<S>(columns)).min(end - p);
+                    let (bytes, stride) = (panels.panels(p, count), panels.stride);
                     let ahead = self.cpu.read_ahead.filter(|_| columns == 1);
-                    let panel = GroupedPanel { layout, k: panels.k, bytes: panels.panel(p), ahead };
-                    let acc = match job.plan.int_columns(base, lane) {
-                        Some(x) if target.int => int_panel::<S>(panel, x, span, scratch),
-                        _ => exact_panel::<S>(panel, float, span, scratch),
+                    let group = GroupedPanels { layout, k: panels.k, bytes, stride, count, ahead };
+                    let acc = match int {
+                        Some(x) => int_panels::<S>(group, x, span, scratch),
+                        None => exact_panel::<S>(group, float, span, scratch),
                     };
-                    target.finish::<S>(acc, p, span);
-                    1
+                    for i in 0..count {
+                        target.finish::<S>(acc.add(i * columns * LANES), p + i, span);
+                    }
+                    count
                 }
                 Layout::Dense(dtype) => {
                     let at_once = panels_at_once(columns);

@@ -24,58 +24,67 @@ const FLOAT_SLICE: usize = 128;
 /// Panels that a lone column may be multiplied with at once.
 pub(crate) const MOST_PANELS: usize = 4;
 
+/// Panels that wide integer products are made with, where the registers hold the sums.
+const PAIR: usize = 2;
+
+const _: () = assert!(FLOAT_SLICE * size_of::<f32>() >= SLICE, "a slice of bytes has room");
+
 /// Scratch of one lane, on its stack.
 #[repr(align(64))]
 pub(crate) struct Scratch {
-    scales: MaybeUninit<[f32; SLICE / 16 * LANES]>,
-    biases: MaybeUninit<[f32; SLICE / 16 * LANES]>,
-    weights: MaybeUninit<[f32; FLOAT_SLICE * LANES]>,
-    /// The chains: `[columns][16]`, or `[panels][columns][16]`.
-    acc: MaybeUninit<[f32; BLOCK_COLUMNS * LANES]>,
+    /// Decoded scales and biases of a slice of each panel.
+    scales: [MaybeUninit<[f32; SLICE / 16 * LANES]>; PAIR],
+    biases: [MaybeUninit<[f32; SLICE / 16 * LANES]>; PAIR],
+    /// Decoded weights of a slice: bytes of each panel, or f32.
+    weights: [MaybeUninit<[f32; FLOAT_SLICE * LANES]>; PAIR],
+    /// The chains: `[panels][columns][16]`.
+    acc: MaybeUninit<[f32; PAIR * BLOCK_COLUMNS * LANES]>,
 }
 
 impl Scratch {
     pub(crate) fn new() -> Scratch {
         Scratch {
-            scales: MaybeUninit::uninit(),
-            biases: MaybeUninit::uninit(),
-            weights: MaybeUninit::uninit(),
+            scales: [MaybeUninit::uninit(); PAIR],
+            biases: [MaybeUninit::uninit(); PAIR],
+            weights: [MaybeUninit::uninit(); PAIR],
             acc: MaybeUninit::uninit(),
         }
     }
 
     fn zeroed_acc(&mut self, vectors: usize) -> *mut f32 {
         let acc = self.acc.as_mut_ptr().cast::<f32>();
-        assert!(vectors <= BLOCK_COLUMNS, "a block is wider than its scratch");
+        assert!(vectors <= PAIR * BLOCK_COLUMNS, "a block is wider than its scratch");
         // SAFETY: within the array, as just checked.
         unsafe { acc.write_bytes(0, vectors * LANES) };
         acc
     }
 }
 
-/// One panel of grouped integers.
+/// `count` panels of grouped integers, `stride` bytes apart.
 #[derive(Clone, Copy)]
-pub(crate) struct GroupedPanel<'a> {
+pub(crate) struct GroupedPanels<'a> {
     pub(crate) layout: &'a GroupedLayout,
     pub(crate) k: usize,
     pub(crate) bytes: &'a [u8],
+    pub(crate) stride: usize,
+    pub(crate) count: usize,
     /// How far ahead to ask for bytes.
     pub(crate) ahead: Option<usize>,
 }
 
-impl<'a> GroupedPanel<'a> {
-    /// Its slices, in K order.
+impl<'a> GroupedPanels<'a> {
+    /// The slices of the first panel, in K order.
     fn slices(&self) -> impl Iterator<Item = GroupedSlice<'a>> {
-        self.layout.slices(self.k, self.bytes)
+        self.layout.slices(self.k, &self.bytes[..self.stride])
     }
 
-    /// Decodes the scales of a slice.
-    unsafe fn decode<S: Dot>(&self, slice: GroupedSlice<'_>, scratch: &mut Scratch) -> Slice {
+    /// This slice of panel `p`, its scales decoded.
+    unsafe fn decode<S: Dot>(&self, slice: GroupedSlice<'_>, p: usize, scratch: &mut Scratch) -> Slice {
         let layout = self.layout;
-        let (scales, biases) = (scratch.scales.as_mut_ptr().cast(), scratch.biases.as_mut_ptr().cast());
+        let (scales, biases) = (scratch.scales[p].as_mut_ptr().cast(), scratch.biases[p].as_mut_ptr().cast());
         S::enter(DecodeScales {
             kind: layout.scales,
-            bytes: slice.scales.as_ptr(),
+            bytes: slice.scales.as_ptr().add(p * self.stride),
             unit_bytes: layout.scale_unit_bytes,
             units: slice.k / layout.scale_unit,
             scales,
@@ -83,7 +92,7 @@ impl<'a> GroupedPanel<'a> {
             ahead: self.ahead,
         });
         Slice {
-            codes: slice.codes.as_ptr(),
+            codes: slice.codes.as_ptr().add(p * self.stride),
             table: layout.table.as_ref().map_or(std::ptr::null(), |t| t.as_ptr()),
             zero: layout.zero,
             scales,
@@ -111,39 +120,43 @@ macro_rules! with_width {
     };
 }
 
-/// One panel times int8 columns `from..to`; gives the chains, `[columns][16]`.
+/// Panels of grouped integers times int8 columns `from..to`; gives the chains, `[panels][columns][16]`. More than one panel only
+/// as `int_panels_at_once` has it.
 ///
 /// # Safety
 /// As for `Lanes`; `x` holds the prepared columns of the whole input.
-pub(crate) unsafe fn int_panel<S: Dot>(
-    panel: GroupedPanel<'_>,
+pub(crate) unsafe fn int_panels<S: Dot>(
+    panels: GroupedPanels<'_>,
     x: Columns,
     (from, to): (usize, usize),
     scratch: &mut Scratch,
 ) -> *const f32 {
-    let (all, halves) = (panel.k / UNIT, panel.layout.block < UNIT);
-    let acc = scratch.zeroed_acc(to - from);
+    let (layout, all, halves) = (panels.layout, panels.k / UNIT, panels.layout.block < UNIT);
+    let acc = scratch.zeroed_acc(panels.count * (to - from));
     let fused = S::FUSED && matches!(to - from, 1 | 4);
-    for slice in panel.slices() {
+    for slice in panels.slices() {
         let u = slice.at / UNIT;
-        let slice = panel.decode::<S>(slice, scratch);
+        let mut slices = [panels.decode::<S>(slice, 0, scratch); PAIR];
         if fused {
             let x = x.at_column(from, all).at_unit(u, to - from);
-            with_width!(S, panel.layout, few_columns((slice, x, acc), to - from, halves));
+            with_width!(S, layout, few_columns((slices[0], x, acc), to - from, halves));
             continue;
         }
-        let out = scratch.weights.as_mut_ptr().cast();
-        let slice = match (panel.layout.table, panel.layout.bits) {
-            (None, 8) => slice,
-            _ => {
-                with_width!(S, panel.layout, expand(slice, out));
-                Slice { codes: out, ..slice }
+        for p in 0..panels.count.min(PAIR) {
+            if p > 0 {
+                slices[p] = panels.decode::<S>(slice, p, scratch);
             }
-        };
+            if layout.table.is_some() || layout.bits != 8 {
+                let out = scratch.weights[p].as_mut_ptr().cast();
+                with_width!(S, layout, expand(slices[p], out));
+                slices[p].codes = out;
+            }
+        }
         for (first, width) in tiles(from, to, S::COLUMNS) {
             let x = x.at_column(first, all).at_unit(u, width);
-            let args = (slice, x, acc.add((first - from) * LANES));
-            match if S::NARROW { panel.layout.run } else { 1 } {
+            let acc = [0, to - from].map(|panel| acc.wrapping_add((panel + first - from) * LANES));
+            let args = (&slices[..panels.count], x, acc);
+            match if S::NARROW { layout.run } else { 1 } {
                 8 if S::NARROW => columns::<S, Bytes<8>>(args, width, halves),
                 4 if S::NARROW => columns::<S, Bytes<4>>(args, width, halves),
                 2 if S::NARROW => columns::<S, Bytes<2>>(args, width, halves),
@@ -154,37 +167,55 @@ pub(crate) unsafe fn int_panel<S: Dot>(
     acc
 }
 
-/// What an integer tile needs: the slice, its columns, the chains.
-type IntArgs = (Slice, Columns, *mut f32);
+/// Panels of integers that are multiplied at once with so many columns.
+pub(crate) fn int_panels_at_once<S: Dot>(columns: usize) -> usize {
+    if S::PAIRS && columns > S::COLUMNS { PAIR } else { 1 }
+}
 
 unsafe fn expand<S: Dot, W: Width>(s: Slice, out: *mut u8) {
     S::enter(Expand::<W> { codes: s.codes, table: s.table, out, units: s.units, width: PhantomData });
 }
 
-unsafe fn int_tile<S: Dot, W: Width, const C: usize>((slice, x, acc): IntArgs, halves: bool) {
+unsafe fn int_tile<S: Dot, W: Width, const P: usize, const C: usize>(
+    slices: [Slice; P],
+    x: Columns,
+    acc: [*mut f32; P],
+    halves: bool,
+) {
     if halves {
-        S::enter(IntTile::<W, C, true> { slice, x, acc, width: PhantomData });
+        S::enter(IntTile::<W, P, C, true> { slices, x, acc, width: PhantomData });
     } else {
-        S::enter(IntTile::<W, C, false> { slice, x, acc, width: PhantomData });
+        S::enter(IntTile::<W, P, C, false> { slices, x, acc, width: PhantomData });
     }
 }
 
 /// The tiles whose codes are taken apart in registers: a token, and the few of a small batch.
-unsafe fn few_columns<S: Dot, W: Width>(args: IntArgs, width: usize, halves: bool) {
+unsafe fn few_columns<S: Dot, W: Width>((slice, x, acc): (Slice, Columns, *mut f32), width: usize, halves: bool) {
     if S::FUSED {
         match width {
-            1 => int_tile::<S, W, 1>(args, halves),
-            _ => int_tile::<S, W, 4>(args, halves),
+            1 => int_tile::<S, W, 1, 1>([slice], x, [acc], halves),
+            _ => int_tile::<S, W, 1, 4>([slice], x, [acc], halves),
         }
     }
 }
 
-unsafe fn columns<S: Dot, W: Width>(args: IntArgs, width: usize, halves: bool) {
-    match width {
-        8 if S::COLUMNS >= 8 => int_tile::<S, W, 8>(args, halves),
-        4 => int_tile::<S, W, 4>(args, halves),
-        2 => int_tile::<S, W, 2>(args, halves),
-        _ => int_tile::<S, W, 1>(args, halves),
+unsafe fn columns<S: Dot, W: Width>(
+    (slices, x, acc): (&[Slice], Columns, [*mut f32; PAIR]),
+    width: usize,
+    halves: bool,
+) {
+    match (slices, width) {
+        (&[a, b], 4) if S::PAIRS => int_tile::<S, W, 2, 4>([a, b], x, acc, halves),
+        _ => {
+            for (&slice, acc) in slices.iter().zip(acc) {
+                match width {
+                    8 if S::COLUMNS >= 8 => int_tile::<S, W, 1, 8>([slice], x, [acc], halves),
+                    4 => int_tile::<S, W, 1, 4>([slice], x, [acc], halves),
+                    2 => int_tile::<S, W, 1, 2>([slice], x, [acc], halves),
+                    _ => int_tile::<S, W, 1, 1>([slice], x, [acc], halves),
+                }
+            }
+        }
     }
 }
 
@@ -193,17 +224,17 @@ unsafe fn columns<S: Dot, W: Width>(args: IntArgs, width: usize, halves: bool) {
 /// # Safety
 /// As for `Lanes`; `x` holds the prepared columns of the whole input.
 pub(crate) unsafe fn exact_panel<S: Dot>(
-    panel: GroupedPanel<'_>,
+    panel: GroupedPanels<'_>,
     x: *const f32,
     (from, to): (usize, usize),
     scratch: &mut Scratch,
 ) -> *const f32 {
     let (k, block) = (panel.k, panel.layout.block);
     let acc = scratch.zeroed_acc(to - from);
-    let out: *mut f32 = scratch.weights.as_mut_ptr().cast();
+    let out: *mut f32 = scratch.weights[0].as_mut_ptr().cast();
     for slice in panel.slices() {
         let at = slice.at;
-        let slice = panel.decode::<S>(slice, scratch);
+        let slice = panel.decode::<S>(slice, 0, scratch);
         for part in (0..slice.units).step_by(FLOAT_SLICE / UNIT) {
             let steps = (slice.units - part).min(FLOAT_SLICE / UNIT) * UNIT;
             with_width!(S, panel.layout, expand_float(slice, (part, steps), block, out));
@@ -321,7 +352,7 @@ unsafe fn dense<S: Dot, E: Element>(
                 let acc = acc.add(p * columns * LANES);
                 for at in (0..k).step_by(FLOAT_SLICE) {
                     let steps = (k - at).min(FLOAT_SLICE);
-                    let out: *mut f32 = scratch.weights.as_mut_ptr().cast();
+                    let out: *mut f32 = scratch.weights[0].as_mut_ptr().cast();
                     let from_k = panel.add(at * LANES * E::SIZE);
                     S::enter(Widen::<E> { from: from_k, to: out, count: steps, element: PhantomData });
                     float_tiles::<S>((out, steps), (x, k, at), (from, to), acc);

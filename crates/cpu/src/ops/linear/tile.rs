@@ -64,21 +64,22 @@ pub(crate) struct Slice {
     pub(crate) ahead: Option<usize>,
 }
 
-/// One panel times `C` int8 columns over a slice of K. `HALVES`: a scale serves 16 k and not a multiple of 32.
-pub(crate) struct IntTile<W, const C: usize, const HALVES: bool> {
-    pub(crate) slice: Slice,
+/// `P` panels times `C` int8 columns over a slice of K. `HALVES`: a scale serves 16 k and not a multiple of 32.
+pub(crate) struct IntTile<W, const P: usize, const C: usize, const HALVES: bool> {
+    /// The same slice of each panel.
+    pub(crate) slices: [Slice; P],
     pub(crate) x: Columns,
-    /// The chains, `[C][16]`: read, continued, written.
-    pub(crate) acc: *mut f32,
+    /// The chains, `[C][16]` of each panel: read, continued, written.
+    pub(crate) acc: [*mut f32; P],
     pub(crate) width: PhantomData<W>,
 }
 
-impl<W: Width, const C: usize, const HALVES: bool> IntTile<W, C, HALVES> {
+impl<W: Width, const P: usize, const C: usize, const HALVES: bool> IntTile<W, P, C, HALVES> {
     /// What the sums of a block start from: the zero of the codes, taken out for all its activations at once.
     #[inline(always)]
     unsafe fn start<S: Dot>(&self, sums: *const i32) -> [S::I; C] {
         let own_zero = if W::RUN == 1 { S::WIDE_ZERO } else { 0 };
-        let lift = own_zero - self.slice.zero;
+        let lift = own_zero - self.slices[0].zero;
         let mut acc = [S::izero(); C];
         for c in 0..C {
             acc[c] = S::isplat(*sums.add(c) * lift);
@@ -86,79 +87,99 @@ impl<W: Width, const C: usize, const HALVES: bool> IntTile<W, C, HALVES> {
         acc
     }
 
-    /// Continues the chains by one block.
+    /// Continues the chains of all panels by one block.
     #[inline(always)]
-    unsafe fn chain<S: Dot>(&self, f: &mut [S::F; C], sums: [S::I; C], block: usize, x: (*const f32, *const f32)) {
-        let scale = S::load(self.slice.scales.add(block * LANES));
-        for c in 0..C {
-            f[c] = S::fma(S::to_f(sums[c]), S::mul(scale, S::splat(*x.0.add(c))), f[c]);
-        }
-        if !self.slice.biases.is_null() {
-            let bias = S::load(self.slice.biases.add(block * LANES));
+    unsafe fn chain<S: Dot>(
+        &self,
+        f: &mut [[S::F; C]; P],
+        sums: &[[S::I; C]; P],
+        block: usize,
+        x: (*const f32, *const f32),
+    ) {
+        for p in 0..P {
+            let slice = &self.slices[p];
+            let scale = S::load(slice.scales.add(block * LANES));
             for c in 0..C {
-                f[c] = S::fma(bias, S::splat(*x.1.add(c)), f[c]);
+                f[p][c] = S::fma(S::to_f(sums[p][c]), S::mul(scale, S::splat(*x.0.add(c))), f[p][c]);
+            }
+            if !slice.biases.is_null() {
+                let bias = S::load(slice.biases.add(block * LANES));
+                for c in 0..C {
+                    f[p][c] = S::fma(bias, S::splat(*x.1.add(c)), f[p][c]);
+                }
             }
         }
     }
 }
 
-impl<W: Width, const C: usize, const HALVES: bool> Kernel for IntTile<W, C, HALVES> {
+impl<W: Width, const P: usize, const C: usize, const HALVES: bool> Kernel for IntTile<W, P, C, HALVES> {
     #[inline(always)]
     unsafe fn run<S: Dot>(self) {
-        let s = &self.slice;
+        let s = &self.slices[0];
         let late = S::NARROW && W::RUN > 1; // The start is added when a run closes.
-        let mut f = [S::splat(0.0); C];
-        for c in 0..C {
-            f[c] = S::load(self.acc.add(c * LANES));
+        let mut f = [[S::splat(0.0); C]; P];
+        for p in 0..P {
+            for c in 0..C {
+                f[p][c] = S::load(self.acc[p].add(c * LANES));
+            }
         }
         for u in 0..s.units {
-            let unit = s.codes.add(u * W::BYTES);
             if C == 1 {
-                fetch_ahead::<S>(unit, W::BYTES, s.ahead);
+                fetch_ahead::<S>(s.codes.add(u * W::BYTES), W::BYTES, s.ahead);
             }
             let x = self.x.at_unit(u, C);
             let (sums, scaled) = if HALVES { (x.half_sum, x.half_scaled) } else { (x.sum, x.scaled) };
             let block = if HALVES { 2 * u } else { u >> s.units_per_scale_log2 };
-            let mut acc = if late { [S::izero(); C] } else { self.start::<S>(sums) };
-            let mut run = [S::open(acc[0]); C];
-            for c in 0..C {
-                run[c] = S::open(acc[c]);
+            let mut acc = if late { [[S::izero(); C]; P] } else { [self.start::<S>(sums); P] };
+            let mut run = [[S::open(S::izero()); C]; P];
+            for p in 0..P {
+                for c in 0..C {
+                    run[p][c] = S::open(acc[p][c]);
+                }
             }
-            each_quad!(S, W, unit, s.table, |AT, w| {
-                if W::RUN == 1 {
-                    for c in 0..C {
-                        acc[c] = S::step_wide(acc[c], w, x.q.add(c * UNIT + 4 * AT));
-                    }
-                } else {
-                    for c in 0..C {
-                        run[c] = S::step(run[c], w, x.q.add(c * UNIT + 4 * AT));
+            each_quad!(|AT| {
+                let w = self.slices.map(|s| W::quad::<S, AT>(s.codes.add(u * W::BYTES), s.table));
+                for c in 0..C {
+                    let x = x.q.add(c * UNIT + 4 * AT);
+                    for p in 0..P {
+                        if W::RUN == 1 {
+                            acc[p][c] = S::step_wide(acc[p][c], w[p], x);
+                        } else {
+                            run[p][c] = S::step(run[p][c], w[p], x);
+                        }
                     }
                 }
                 let (done, half) = (AT + 1, HALVES && AT == 3);
                 if W::RUN > 1 && (half || done == 8 || (S::NARROW && done % W::RUN == 0)) {
                     if late && (done == W::RUN || (HALVES && (done == 4 + W::RUN || (W::RUN >= 4 && done % 4 == 0)))) {
-                        acc = self.start::<S>(if HALVES && done > 4 { sums.add(C) } else { sums });
+                        acc = [self.start::<S>(if HALVES && done > 4 { sums.add(C) } else { sums }); P];
                     }
-                    for c in 0..C {
-                        acc[c] = S::close(acc[c], run[c]);
-                        run[c] = S::open(acc[c]);
+                    for p in 0..P {
+                        for c in 0..C {
+                            acc[p][c] = S::close(acc[p][c], run[p][c]);
+                            run[p][c] = S::open(acc[p][c]);
+                        }
                     }
                 }
                 if half {
-                    self.chain::<S>(&mut f, acc, block, (x.scale, scaled));
+                    self.chain::<S>(&mut f, &acc, block, (x.scale, scaled));
                     if !late {
-                        acc = self.start::<S>(sums.add(C));
-                        for c in 0..C {
-                            run[c] = S::open(acc[c]);
+                        acc = [self.start::<S>(sums.add(C)); P];
+                        for p in 0..P {
+                            for c in 0..C {
+                                run[p][c] = S::open(acc[p][c]);
+                            }
                         }
                     }
                 }
             });
             let (block, scaled) = if HALVES { (block + 1, scaled.add(C)) } else { (block, scaled) };
-            self.chain::<S>(&mut f, acc, block, (x.scale, scaled));
+            self.chain::<S>(&mut f, &acc, block, (x.scale, scaled));
         }
-        for c in 0..C {
-            S::store(self.acc.add(c * LANES), f[c]);
+        for p in 0..P {
+            for c in 0..C {
+                S::store(self.acc[p].add(c * LANES), f[p][c]);
+            }
         }
     }
 }

@@ -108,15 +108,14 @@ unsafe fn moved<S: Dot>(v: S::B, from: i32, at: i32) -> S::B {
     }
 }
 
-/// Calls `$body` for each quad of a unit, `$q` being bound to the quad's codes and `$at` to its number.
+/// Does `$body` for each quad of a unit, `$at` being the constant that numbers it.
 macro_rules! each_quad {
-    ($S:ty, $W:ty, $unit:expr, $table:expr, |$at:ident, $q:ident| $body:expr) => {
-        $crate::ops::panel::each_quad!(@ $S, $W, $unit, $table, $at, $q, $body, 0 1 2 3 4 5 6 7)
+    (|$at:ident| $body:expr) => {
+        $crate::ops::panel::each_quad!(@ $at, $body, 0 1 2 3 4 5 6 7)
     };
-    (@ $S:ty, $W:ty, $unit:expr, $table:expr, $at:ident, $q:ident, $body:expr, $($n:literal)*) => {
+    (@ $at:ident, $body:expr, $($n:literal)*) => {
         $({
             const $at: usize = $n;
-            let $q = <$W>::quad::<$S, $n>($unit, $table);
             $body
         })*
     };
@@ -138,7 +137,7 @@ impl<W: Width> Kernel for Expand<W> {
     unsafe fn run<S: Dot>(self) {
         for u in 0..self.units {
             let (unit, out) = (self.codes.add(u * W::BYTES), self.out.add(u * UNIT * LANES));
-            each_quad!(S, W, unit, self.table, |AT, q| S::bstore(out.add(AT * QUAD), q));
+            each_quad!(|AT| S::bstore(out.add(AT * QUAD), W::quad::<S, AT>(unit, self.table)));
         }
     }
 }
@@ -164,7 +163,8 @@ impl<W: Width> Kernel for ExpandFloat<W> {
         let zero = S::isplat(self.zero);
         for u in 0..self.units {
             let unit = self.codes.add(u * W::BYTES);
-            each_quad!(S, W, unit, self.table, |AT, q| {
+            each_quad!(|AT| {
+                let q = W::quad::<S, AT>(unit, self.table);
                 let k = u * UNIT + AT * 4;
                 let at = k / self.block * LANES;
                 let (rows, scale) = (S::rows(q), S::load(self.scales.add(at)));
