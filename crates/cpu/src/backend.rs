@@ -55,7 +55,13 @@ impl Cpu {
         if threads == 0 || threads > 1024 {
             return Err(Error::value("threads", threads, "1 to 1024"));
         }
-        Ok(Cpu { memory: Memory::host(), pool: Pool::new(threads), isa, numerics: spec.numerics, read_ahead: Isa::read_ahead() })
+        Ok(Cpu {
+            memory: Memory::host(),
+            pool: Pool::new(threads),
+            isa,
+            numerics: spec.numerics,
+            read_ahead: Isa::read_ahead(),
+        })
     }
 
     /// Threads in all.

@@ -133,6 +133,17 @@ impl<'a> Target<'a> {
         Ok(Target { panels, int: is_int(cpu.numerics, &panels.form), bias, residual, y })
     }
 
+    /// Asks for the cache lines that panels `p..p + count` will be moved to, while they are computed: they lie far apart.
+    unsafe fn fetch<S: Dot>(&self, p: usize, count: usize, (from, to): (usize, usize)) {
+        let n = self.panels.n;
+        for column in from..to {
+            for panel in p..p + count {
+                // SAFETY: any address will do.
+                unsafe { S::fetch(self.y.wrapping_add(column * n + panel * LANES).cast()) };
+            }
+        }
+    }
+
     /// Moves the chains of panel `p` for columns `from..to` to the results.
     ///
     /// # Safety
@@ -388,8 +399,11 @@ impl Call<'_> {
                     let int = job.plan.int_columns(base, lane).filter(|_| target.int);
                     let count = int.map_or(1, |_| int_panels_at_once::<S>(columns)).min(end - p);
                     let (bytes, stride) = (panels.panels(p, count), panels.stride);
-                    let ahead = self.cpu.read_ahead.filter(|_| columns == 1);
+                    let ahead = if columns == 1 { self.cpu.read_ahead } else { Some(layout.slice_bytes) };
                     let group = GroupedPanels { layout, k: panels.k, bytes, stride, count, ahead };
+                    if columns > 1 {
+                        target.fetch::<S>(p, count, span);
+                    }
                     let acc = match int {
                         Some(x) => int_panels::<S>(group, x, span, scratch),
                         None => exact_panel::<S>(group, float, span, scratch),

@@ -16,7 +16,7 @@ use crate::ops::panel::{
 use crate::simd::{Dot, LANES};
 
 /// Columns of a block: a multiple of every tile.
-pub(crate) const BLOCK_COLUMNS: usize = 128;
+pub(crate) const BLOCK_COLUMNS: usize = 256;
 
 /// Steps along K of a slice of f32 weights.
 const FLOAT_SLICE: usize = 128;
@@ -142,14 +142,14 @@ pub(crate) unsafe fn int_panels<S: Dot>(
             with_width!(S, layout, few_columns((slices[0], x, acc), to - from, halves));
             continue;
         }
-        for p in 0..panels.count.min(PAIR) {
+        for (p, own) in slices.iter_mut().enumerate().take(panels.count) {
             if p > 0 {
-                slices[p] = panels.decode::<S>(slice, p, scratch);
+                *own = panels.decode::<S>(slice, p, scratch);
             }
             if layout.table.is_some() || layout.bits != 8 {
                 let out = scratch.weights[p].as_mut_ptr().cast();
-                with_width!(S, layout, expand(slices[p], out));
-                slices[p].codes = out;
+                with_width!(S, layout, expand(*own, out));
+                own.codes = out;
             }
         }
         for (first, width) in tiles(from, to, S::COLUMNS) {
@@ -173,7 +173,7 @@ pub(crate) fn int_panels_at_once<S: Dot>(columns: usize) -> usize {
 }
 
 unsafe fn expand<S: Dot, W: Width>(s: Slice, out: *mut u8) {
-    S::enter(Expand::<W> { codes: s.codes, table: s.table, out, units: s.units, width: PhantomData });
+    S::enter(Expand::<W> { codes: s.codes, table: s.table, out, units: s.units, ahead: s.ahead, width: PhantomData });
 }
 
 unsafe fn int_tile<S: Dot, W: Width, const P: usize, const C: usize>(

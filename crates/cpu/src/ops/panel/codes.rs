@@ -5,6 +5,7 @@
 
 use std::marker::PhantomData;
 
+use super::scales::fetch_ahead;
 use super::{PLANE, UNIT};
 use crate::simd::{Dot, Kernel, LANES};
 
@@ -129,6 +130,8 @@ pub(crate) struct Expand<W> {
     pub(crate) table: *const u8,
     pub(crate) out: *mut u8,
     pub(crate) units: usize,
+    /// How far ahead to ask for codes.
+    pub(crate) ahead: Option<usize>,
     pub(crate) width: PhantomData<W>,
 }
 
@@ -137,6 +140,7 @@ impl<W: Width> Kernel for Expand<W> {
     unsafe fn run<S: Dot>(self) {
         for u in 0..self.units {
             let (unit, out) = (self.codes.add(u * W::BYTES), self.out.add(u * UNIT * LANES));
+            fetch_ahead::<S>(unit, W::BYTES, self.ahead);
             each_quad!(|AT| S::bstore(out.add(AT * QUAD), W::quad::<S, AT>(unit, self.table)));
         }
     }
