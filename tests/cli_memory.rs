@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use reverie::{GenerateSpec, Go, Loader};
+use reverie::{Conversation, GenerateSpec, Go, LoadedModel, Loader};
 use serde_json::Value;
 
 use crate::fixtures::{load, root};
@@ -105,6 +105,46 @@ fn plain_text_goes_on_where_it_slept() {
     let generation = model.generate_ids(&mut session, (&ids, ""), spec, &mut |_| Go::On).expect("reads");
     let want: Vec<u32> = generation.filter_map(|d| d.expect("delta").token).collect();
     assert_eq!(of(&second), want);
+}
+
+#[test]
+fn a_sampled_conversation_goes_on_after_sleep_with_the_same_draws() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = trained("pocket");
+    let questions = ["Tell me a story.", "And then?", "How does it end?"];
+    for mirostat in [0, 2] {
+        let mut spec = GenerateSpec { max_tokens: Some(24), ..GenerateSpec::default() };
+        (spec.sampler.temperature, spec.sampler.seed, spec.sampler.mirostat) = (1.3, Some(7), mirostat);
+        spec.sampler.repetition_penalty = 1.1;
+        let loaded = load(&Loader::default(), &path);
+        let say = |c: &mut Conversation, model: &LoadedModel, question: &str| {
+            let mut said = String::new();
+            let mut hear = |d: &reverie::Delta| said.push_str(&d.text);
+            c.ask(model.voice(), question, spec.clone(), &mut |_| Go::On, &mut hear).expect("answer");
+            said
+        };
+        let mut awake = loaded.conversation();
+        let want: Vec<String> = questions.iter().map(|q| say(&mut awake, &loaded, q)).collect();
+        assert_ne!(want[1], want[2]);
+        // Each answer in an engine of its own, out of the store.
+        let name = format!("m-{mirostat}");
+        for (turn, (question, want)) in questions.iter().zip(&want).enumerate() {
+            let model = load(&Loader::default(), &path);
+            let store = model.open_store(Some(folder.path()), &mut |_, _, _| {}).expect("store");
+            let head = store.head(&name).expect("head");
+            let mut woken = match head {
+                None => model.conversation(),
+                Some(head) => {
+                    let manifest = store.manifest(&head).expect("manifest");
+                    let session = model.engine().wake(&manifest).expect("wakes");
+                    Conversation::of_manifest(session, &manifest).expect("a conversation")
+                }
+            };
+            woken.call(reverie::Bed { name: name.clone(), head, forked_from: None });
+            assert_eq!(&say(&mut woken, &model, question), want, "mirostat {mirostat}, turn {turn}");
+            woken.sleep().expect("sleeps");
+        }
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use reverie::rooms::chat::{Error as ChatError, FOLD_PROMPT};
 use reverie::{Conversation, EMBEDDED, Finish, GenerateSpec, Go, LoadedModel, Reason};
 use rustyline::error::ReadlineError;
 
-use super::remember::{StateArgs, follow, sampler_json};
+use super::remember::{StateArgs, follow};
 use super::shared::{LoadArgs, SamplerArgs, bytes, experts_line, progress_bar};
 
 /// Arguments of `chat`.
@@ -248,7 +248,7 @@ impl Talk<'_> {
     /// Writes the conversation, if it has a name: whatever happens later, this answer is remembered.
     fn sleep(&mut self) -> anyhow::Result<()> {
         if self.conversation.name().is_some() {
-            self.conversation.sleep(sampler_json(&self.spec.sampler)?)?;
+            self.conversation.sleep()?;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use reverie::{Delta, Finish, GenerateSpec, LoadedModel, Reason, Session};
 use serde_json::{Value, json};
 
 use super::UsageError;
-use super::remember::{Remembered, StateArgs, follow, sampler_json};
+use super::remember::{Remembered, StateArgs, follow};
 use super::shared::{LoadArgs, SamplerArgs, experts_json, progress_bar};
 
 /// Arguments of `generate`.
@@ -70,7 +70,6 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Some(remembered) if conversation => {
             let mut conversation = remembered.conversation(&model)?;
             let bar = progress_bar(0, READING);
-            let sampler = sampler_json(&spec.sampler)?;
             let mut broken = None;
             let finish = conversation.ask(model.voice(), &prompt, spec, &mut |p| follow(&bar, p), &mut |delta| {
                 bar.finish_and_clear();
@@ -78,7 +77,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             })?;
             broken.map_or(Ok(()), Err)?;
             if conversation.name().is_some() {
-                conversation.sleep(sampler)?;
+                conversation.sleep()?;
             }
             finish
         }
@@ -88,25 +87,25 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             let specials = if ids.is_empty() { Specials::ParseAndFrame } else { Specials::Parse };
             ids.extend(model.voice().tokenizer.encode(&prompt, specials)?);
             text.push_str(&prompt);
-            let sampler = sampler_json(&spec.sampler)?;
+            let spec = GenerateSpec { follows: remembered.generator()?, ..spec };
             let mut session = std::mem::replace(&mut remembered.session, model.session());
-            let finish = stream(&model, &mut session, (&ids, ""), spec, &mut out)?;
+            let (finish, chosen) = stream(&model, &mut session, (&ids, ""), spec, &mut out)?;
             // The last token of an answer that was cut short is read too: it is part of the text.
             ids.extend(&out.ids);
             session.sync(&ids, &mut |_| reverie::Go::On)?;
             text.push_str(&model.voice().decode(&out.ids)?);
-            remembered.sleep_plain(&mut session, text, sampler)?;
+            remembered.sleep_plain(&mut session, text, chosen)?;
             finish
         }
         None if args.chat => {
             let message = json!({"role": "user", "content": prompt});
             let text = model.voice().render(&[message], &[], &serde_json::Map::new())?;
             let ids = model.voice().encode_rendered(&text)?;
-            stream(&model, &mut model.session(), (&ids, &text), spec, &mut out)?
+            stream(&model, &mut model.session(), (&ids, &text), spec, &mut out)?.0
         }
         None => {
             let ids = model.voice().encode_text(&prompt)?;
-            stream(&model, &mut model.session(), (&ids, ""), spec, &mut out)?
+            stream(&model, &mut model.session(), (&ids, ""), spec, &mut out)?.0
         }
     };
     out.end(&finish, experts_json(model.engine().model()))
@@ -114,21 +113,21 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
 const READING: &str = "reading [{bar:30}] {pos}/{len} tokens";
 
-/// Reads `ids`, then hands every piece of the answer to `out`.
+/// Reads `ids`, then hands every piece of the answer to `out`. Gives its end, and how it was chosen.
 fn stream(
     model: &LoadedModel,
     session: &mut Session,
     (ids, text): (&[u32], &str),
     spec: GenerateSpec,
     out: &mut Out,
-) -> anyhow::Result<Finish> {
+) -> anyhow::Result<(Finish, Value)> {
     let bar = progress_bar(ids.len() as u64, READING);
     let mut generation = model.generate_ids(session, (ids, text), spec, &mut |p| follow(&bar, p))?;
     bar.finish_and_clear();
     for delta in generation.by_ref() {
         out.hear(&delta?)?;
     }
-    Ok(generation.finish())
+    Ok((generation.finish(), generation.chosen()?))
 }
 
 /// The answer on its way to stdout: streamed, or gathered for one JSON object.

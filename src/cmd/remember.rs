@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use reverie::rooms::engine::memory::{Commit, Expect, Hash, Manifest, Store, Value};
+use reverie::rooms::engine::sample::SamplerState;
 use reverie::rooms::engine::{self, Note};
-use reverie::{Bed, Conversation, Go, LoadedModel, PARAMS, Progress, SamplerParams, Session};
+use reverie::{Bed, Conversation, Go, LoadedModel, Progress, Session, generator, tokens_here};
 use serde_json::json;
 
 use super::UsageError;
@@ -129,15 +130,15 @@ impl Remembered {
         Ok(conversation)
     }
 
+    /// The generator that an answer goes on with.
+    pub fn generator(&self) -> anyhow::Result<Option<SamplerState>> {
+        Ok(self.manifest.as_ref().map(|m| generator(&m.sampler)).transpose()?.flatten())
+    }
+
     /// The tokens and the text of a state that holds plain text.
     pub fn plain(&self, model: &LoadedModel) -> anyhow::Result<(Vec<u32>, String)> {
         let Some(manifest) = &self.manifest else { return Ok((Vec::new(), String::new())) };
-        let here = model.engine().cellar().map(|c| c.identity.get("tokenizer")).unwrap_or_default();
-        let tokens = if manifest.identity.get("tokenizer") == here {
-            manifest.tokens.clone()
-        } else {
-            model.voice().encode_rendered(&manifest.text)?
-        };
+        let tokens = tokens_here(manifest, &self.session, model.voice())?;
         Ok((tokens, manifest.text.clone()))
     }
 
@@ -152,12 +153,6 @@ impl Remembered {
         session.sleep(&bed.name, bed.head.map_or(Expect::Absent, Expect::Head), note)?;
         Ok(())
     }
-}
-
-/// How answers are chosen, for a manifest.
-pub fn sampler_json(params: &SamplerParams) -> anyhow::Result<Value> {
-    let fields = PARAMS.iter().map(|p| Ok((p.name.to_owned(), params.get(p.name)?.into())));
-    Ok(Value::Object(fields.collect::<anyhow::Result<_>>()?))
 }
 
 /// Shows a read on a bar.

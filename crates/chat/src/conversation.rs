@@ -1,11 +1,12 @@
 //! A conversation: messages on one side, a session on the other. Each question hands the whole conversation over again; the
 //! session finds what it has already read. A conversation can go to sleep with its messages and wake where it was.
 
-use reverie_engine::memory::{Expect, Hash, Identity, Manifest, Turn};
+use reverie_engine::memory::{Expect, Hash, Manifest, Turn};
 use reverie_engine::session::Go;
 use reverie_engine::{Asleep, Note, Progress, Session, Synced};
 use serde_json::{Map, Value, json};
 
+use crate::chosen::generator;
 use crate::error::{Error, Result};
 use crate::generate::{Delta, Finish, GenerateSpec, Generation, Reason};
 use crate::voice::Voice;
@@ -25,6 +26,8 @@ pub struct Conversation {
     /// What the session's tokens say.
     text: String,
     turns: Vec<Exchange>,
+    /// How its last answer was chosen, and the generator that the next one goes on with.
+    chosen: Value,
     /// Where it sleeps.
     bed: Option<Bed>,
 }
@@ -53,6 +56,15 @@ pub const FOLD_PROMPT: &str = "\
 Summarise our conversation so far for yourself, so that you can go on without it: every fact, name, number, decision and open \
 question that may matter later, in short plain sentences. Write only the summary.";
 
+/// The tokens of what slept, for a session of this engine: those that slept if its tokenizer is the same, else its text anew.
+pub fn tokens_here(manifest: &Manifest, session: &Session, voice: &Voice) -> Result<Vec<u32>> {
+    let here = session.engine().cellar().and_then(|c| c.identity.get("tokenizer"));
+    match manifest.identity.get("tokenizer") == here {
+        true => Ok(manifest.tokens.clone()),
+        false => voice.encode_rendered(&manifest.text),
+    }
+}
+
 impl Conversation {
     /// An empty conversation over an empty session.
     pub fn new(session: Session) -> Conversation {
@@ -62,6 +74,7 @@ impl Conversation {
             arguments: Map::new(),
             text: String::new(),
             turns: Vec::new(),
+            chosen: Value::Null,
             bed: None,
         }
     }
@@ -101,6 +114,7 @@ impl Conversation {
     /// Forgets everything but the system message. The name stays: its history keeps what was said.
     pub fn reset(&mut self) {
         self.messages.retain(|m| m["role"] == "system");
+        self.chosen = Value::Null;
         self.session.reset();
         self.text.clear();
         self.turns.clear();
@@ -143,7 +157,7 @@ impl Conversation {
             self.text =
                 if end == total && done.is_ok() { prompt.clone() } else { voice.decode(self.session.tokens())? };
             if self.bed.is_some() && !self.session.tokens().is_empty() {
-                self.sleep(Value::Null)?;
+                self.sleep()?;
             }
             let done = done?;
             if all.reused + all.computed == 0 {
@@ -165,6 +179,8 @@ impl Conversation {
         let prompt = voice.render(&self.messages, &[], &self.arguments)?;
         let ids = voice.encode_rendered(&prompt)?;
         self.keep_turns(&ids, &prompt);
+        let follows = generator(&self.chosen)?;
+        let spec = GenerateSpec { follows, ..spec };
         let mut generation = Generation::new(&mut self.session, voice, (&ids, &prompt), spec, watch)?;
         let (mut text, mut thinking) = (String::new(), String::new());
         for delta in generation.by_ref() {
@@ -173,7 +189,7 @@ impl Conversation {
             thinking.push_str(&delta.thinking);
             hear(&delta);
         }
-        let finish = generation.finish();
+        let (finish, chosen) = (generation.finish(), generation.chosen()?);
         drop(generation);
         self.session.mark();
         self.text = prompt;
@@ -184,6 +200,7 @@ impl Conversation {
                 message["reasoning_content"] = thinking.into();
             }
             self.messages.push(message);
+            self.chosen = chosen;
             let (tokens, text_end) = (self.session.tokens().len(), self.text.len());
             let turn = Turn { role: "assistant".into(), text_end, tokens };
             self.turns.push(Exchange { turn, messages: self.messages.len() });
@@ -206,14 +223,14 @@ impl Conversation {
         self.bed = Some(bed);
     }
 
-    /// Goes to sleep under its name: what the store lacks is written, and the name points at it. `sampler` is how answers were chosen.
-    pub fn sleep(&mut self, sampler: Value) -> Result<Asleep> {
+    /// Goes to sleep under its name: what the store lacks is written, and the name points at it.
+    pub fn sleep(&mut self) -> Result<Asleep> {
         let Some(bed) = &mut self.bed else { return Err(Error::NoName) };
         let turns: Vec<usize> = self.turns.iter().map(|t| t.messages).collect();
         let note = Note {
             text: self.text.clone(),
             turns: self.turns.iter().map(|t| t.turn.clone()).collect(),
-            sampler,
+            sampler: self.chosen.clone(),
             extra: json!({"kind": KIND, "messages": self.messages, "arguments": self.arguments, "turn_messages": turns}),
             forked_from: bed.forked_from,
         };
@@ -243,7 +260,9 @@ impl Conversation {
             messages.truncate(turns.last().map_or_else(|| counts[0].saturating_sub(2), |t| t.messages));
         }
         let arguments = extra["arguments"].as_object().cloned().unwrap_or_default();
-        Ok(Conversation { session, messages, arguments, text: manifest.text.clone(), turns, bed: None })
+        let chosen = manifest.sampler.clone();
+        generator(&chosen)?;
+        Ok(Conversation { session, messages, arguments, text: manifest.text.clone(), turns, chosen, bed: None })
     }
 
     /// The same conversation over a session of this engine that reads everything again: for a state whose identity differs.
@@ -253,13 +272,7 @@ impl Conversation {
         voice: &Voice,
         watch: &mut dyn FnMut(Progress) -> Go,
     ) -> Result<Conversation> {
-        let here = session.engine().cellar().map(|c| c.identity.clone()).unwrap_or_default();
-        let same = |field: &str, here: &Identity| manifest.identity.get(field) == here.get(field);
-        let tokens = if same("tokenizer", &here) && same("template", &here) {
-            manifest.tokens.clone()
-        } else {
-            voice.encode_rendered(&manifest.text)?
-        };
+        let tokens = tokens_here(manifest, &session, voice)?;
         session.sync(&tokens, watch)?;
         let mut conversation = Conversation::of_manifest(session, manifest)?;
         if tokens != manifest.tokens {
@@ -279,7 +292,7 @@ impl Conversation {
         watch: &mut dyn FnMut(Progress) -> Go,
     ) -> Result<String> {
         if self.bed.is_some() {
-            self.sleep(Value::Null)?;
+            self.sleep()?;
         }
         // Ever older messages are left out until the request for a summary fits.
         let system = self.messages.iter().take_while(|m| m["role"] == "system").count();

@@ -28,6 +28,14 @@ pub enum Error {
         /// What it says it is.
         found: String,
     },
+    /// The generator of a sleeping state is none.
+    #[error(
+        "the generator of this state: found {found}, expected the digits that a sampler wrote; choose a seed of your own"
+    )]
+    Generator {
+        /// What stands there.
+        found: String,
+    },
     /// The reading room refused.
     #[error(transparent)]
     Text(#[from] reverie_text::TextError),

@@ -5,13 +5,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use reverie_engine::sample::{Logprobs, logprobs};
-use reverie_engine::sample::{Sampler, SamplerParams};
+use reverie_engine::sample::{Sampler, SamplerParams, SamplerState};
 use reverie_engine::session::Go;
 use reverie_engine::{Progress, Session, Synced};
 use reverie_text::parse::Part;
 use reverie_text::parse::thinking::{ThinkingMarks, ThinkingParser};
 use reverie_text::{Detokenizer, DetokenizerSpec, StopBuffer};
+use serde_json::Value;
 
+use crate::chosen::chosen;
 use crate::error::{Error, Result};
 use crate::voice::Voice;
 
@@ -20,6 +22,8 @@ use crate::voice::Voice;
 pub struct GenerateSpec {
     /// The sampling chain.
     pub sampler: SamplerParams,
+    /// The generator that it goes on with, unless its seed is another.
+    pub follows: Option<SamplerState>,
     /// Most new tokens; none means up to the end of the context.
     pub max_tokens: Option<usize>,
     /// Texts that end the answer and are not part of it.
@@ -114,7 +118,10 @@ impl<'a> Generation<'a> {
         let end = spec.max_tokens.map_or(prompt.len() + 1, |m| prompt.len().saturating_add(m).min(context));
         session.engine().admit(end)?;
         let capacity = session.engine().capacity()?;
-        let sampler = Sampler::new(spec.sampler.clone())?;
+        let sampler = match &spec.follows {
+            Some(state) => Sampler::following(spec.sampler.clone(), state)?,
+            None => Sampler::new(spec.sampler.clone())?,
+        };
         let stop = StopBuffer::new(spec.stops.iter().cloned())?;
         let began = Instant::now();
         let Synced { reused, .. } = session.sync(prompt, watch)?;
@@ -139,6 +146,11 @@ impl<'a> Generation<'a> {
     /// Why it ended and what it took; `Cancelled` if it has not ended.
     pub fn finish(&self) -> Finish {
         Finish { reason: self.reason.clone().unwrap_or(Reason::Cancelled), usage: self.usage }
+    }
+
+    /// How the answer was chosen, and where the generator stands now: what the next answer goes on from.
+    pub fn chosen(&self) -> Result<Value> {
+        chosen(&self.spec.sampler, &self.sampler.state())
     }
 
     fn step(&mut self) -> Result<Delta> {

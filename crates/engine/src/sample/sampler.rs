@@ -108,6 +108,22 @@ impl Sampler {
         Ok(sampler)
     }
 
+    /// A sampler that goes on where `state` ended: it draws what that one would have drawn. Parameters that name another seed begin
+    /// anew; a step that learned nothing yet starts as usual.
+    pub fn following(params: SamplerParams, state: &SamplerState) -> Result<Self, SampleError> {
+        let mut sampler = Self::new(params)?;
+        if sampler.params.seed.is_some_and(|seed| seed != state.seed()) {
+            return Ok(sampler);
+        }
+        (sampler.seed, sampler.rng) = (state.seed(), state.rng());
+        for (name, slot) in sampler.learners.iter().zip(&mut sampler.carried) {
+            if let Some((_, value)) = state.carried().iter().find(|(learned, _)| learned == name) {
+                *slot = *value;
+            }
+        }
+        Ok(sampler)
+    }
+
     /// The parameters.
     pub fn params(&self) -> &SamplerParams {
         &self.params
@@ -139,26 +155,6 @@ impl Sampler {
     pub fn state(&self) -> SamplerState {
         let carried = self.learners.iter().map(|name| (*name).to_owned()).zip(self.carried.iter().copied());
         SamplerState::new(self.seed, &self.rng, carried.collect())
-    }
-
-    /// Goes on from a stored state, which must come from a sampler with the same learning steps. An error leaves the
-    /// sampler as it was.
-    pub fn restore(&mut self, state: &SamplerState) -> Result<(), SampleError> {
-        let names: Vec<&str> = state.carried().iter().map(|(name, _)| name.as_str()).collect();
-        if names != self.learners {
-            let list = |names: &[&str]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-            return Err(SampleError::BadState {
-                field: "learning steps",
-                found: list(&names),
-                expected: list(&self.learners),
-            });
-        }
-        self.seed = state.seed();
-        self.rng = state.rng();
-        for (slot, (_, value)) in self.carried.iter_mut().zip(state.carried()) {
-            *slot = *value;
-        }
-        Ok(())
     }
 
     fn choose(&mut self, logits: &[f32], history: &[u32], mask: Option<&dyn Mask>) -> Result<Sampled, SampleError> {
