@@ -19,6 +19,7 @@ use reverie::rooms::model::{Model, Sequence, State, Want, assemble};
 use reverie::rooms::tensor::{Class, Numerics};
 
 use super::UsageError;
+use super::process;
 use super::shared::{LoadArgs, experts_json, experts_line, progress_bar};
 use report::{Report, Row, Runs};
 
@@ -70,7 +71,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let threads = args.load.threads.unwrap_or_else(reverie::rooms::cpu::physical_cores);
     // Before the model: the probe's own buffer must not count in the peak.
     let bandwidth = reverie::rooms::cpu::probe::read_bandwidth(threads, 3);
-    report::forget_peak();
+    process::forget_peak();
     let began = Instant::now();
     let (engine, name) = match (&args.model, &args.synthetic) {
         (Some(model), _) => (Arc::clone(args.load.load(model)?.engine()), model.clone()),
@@ -129,7 +130,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         bandwidth,
         weights_bytes: usage.of(Class::Weights),
         peak_bytes: usage.peak,
-        resident_bytes: report::peak_resident(),
+        resident_bytes: process::peak_resident(),
         experts: (experts_line(model), experts_json(model)),
         rows,
     };

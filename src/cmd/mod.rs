@@ -7,6 +7,7 @@ mod generate;
 mod inspect;
 mod list;
 mod logits;
+mod process;
 mod quantize;
 mod read;
 mod remember;

@@ -20,7 +20,7 @@ pub struct LoadArgs {
     /// Threads; all physical cores by default
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
-    /// Byte budget for weights, state and scratch, such as 4GiB or 800MB
+    /// Byte budget for all that the process holds: weights, state, scratch and the program, such as 4GiB or 800MB
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub memory: Option<u64>,
     /// Most bytes of state that are kept for later while no conversation holds them; --memory comes first
@@ -56,7 +56,13 @@ impl LoadArgs {
 
     /// How the engine is set up.
     pub fn engine(&self) -> EngineSpec {
-        EngineSpec { kv: self.kv(), chunk: self.chunk, memory: self.memory, keep: self.keep }
+        EngineSpec {
+            kv: self.kv(),
+            chunk: self.chunk,
+            memory: self.memory,
+            resident: Some(super::process::resident),
+            keep: self.keep,
+        }
     }
 
     /// A loader with these choices.

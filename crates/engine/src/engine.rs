@@ -20,6 +20,9 @@ pub struct EngineSpec {
     pub chunk: usize,
     /// Byte budget for weights, state and scratch.
     pub memory: Option<u64>,
+    /// Bytes that the process holds, told by whoever owns the process: what no meter counts (the program, its vocabulary, an index in
+    /// use) then takes its part of the budget too. None: only what is metered does.
+    pub resident: Option<fn() -> Option<u64>>,
     /// Most bytes of pages and marks that are kept for later while no session holds them. The budget comes first.
     pub keep: u64,
 }
@@ -29,7 +32,13 @@ pub const DEFAULT_KEEP: u64 = 2 << 30;
 
 impl Default for EngineSpec {
     fn default() -> EngineSpec {
-        EngineSpec { kv: reverie_model::cache::DEFAULT_KV.into(), chunk: 512, memory: None, keep: DEFAULT_KEEP }
+        EngineSpec {
+            kv: reverie_model::cache::DEFAULT_KV.into(),
+            chunk: 512,
+            memory: None,
+            resident: None,
+            keep: DEFAULT_KEEP,
+        }
     }
 }
 
@@ -39,6 +48,7 @@ pub struct Engine {
     pub(crate) cache: &'static CacheEntry,
     pub(crate) chunk: usize,
     limit: Option<u64>,
+    resident: Option<fn() -> Option<u64>>,
     keep: u64,
     tree: Mutex<Tree>,
     pub(crate) cellar: OnceLock<Cellar>,
@@ -76,6 +86,7 @@ impl Engine {
             cache,
             chunk: spec.chunk,
             limit,
+            resident: spec.resident,
             keep: spec.keep,
             tree: Mutex::new(Tree::new(standing)),
             cellar: OnceLock::new(),
@@ -117,10 +128,24 @@ impl Engine {
             return Err(self.model.plan().beyond(tokens).into());
         }
         let (Some(limit), Some(forecast)) = (self.limit, self.forecast(tokens, 1)?) else { return Ok(()) };
-        if forecast.peak_bytes > limit {
-            return Err(Error::Budget { tokens, needed: forecast.peak_bytes, limit });
+        let needed = forecast.peak_bytes + self.unmetered();
+        if needed > limit {
+            return Err(Error::Budget { tokens, needed, limit });
         }
         Ok(())
+    }
+
+    /// Bytes that the process holds and no meter counts.
+    fn unmetered(&self) -> u64 {
+        let metered = self.model.backend().memory().usage().total;
+        self.resident.and_then(|ask| ask()).map_or(0, |bytes| bytes.saturating_sub(metered))
+    }
+
+    /// What is left of the budget for what is metered, as things stand; from now on no more is lent.
+    fn metered_limit(&self) -> Option<u64> {
+        let limit = self.limit?.saturating_sub(self.unmetered());
+        self.model.backend().memory().set_limit(Some(limit));
+        Some(limit)
     }
 
     /// Tokens that one session can hold: the model's context, or as many as fit the budget.
@@ -156,7 +181,7 @@ impl Engine {
 
     /// Lets go of kept pages so that a session which already refers to `own_bytes` of state can grow to `tokens`.
     pub(crate) fn make_room(&self, tokens: usize, own_bytes: usize) -> Result<()> {
-        let (Some(limit), Some(forecast)) = (self.limit, self.forecast(tokens, 1)?) else { return Ok(()) };
+        let (Some(limit), Some(forecast)) = (self.metered_limit(), self.forecast(tokens, 1)?) else { return Ok(()) };
         let others = self.model.backend().memory().usage().of(Class::State).saturating_sub(own_bytes as u64);
         let over = (others + forecast.peak_bytes).saturating_sub(limit);
         if over > 0 {
@@ -167,7 +192,7 @@ impl Engine {
 
     /// Lets go of kept pages so that one step can take `state_bytes` of state and what computing `rows` rows takes.
     pub(crate) fn make_room_for_step(&self, rows: usize, state_bytes: usize) -> Result<()> {
-        let (Some(limit), Some(step)) = (self.limit, self.forecast(rows.min(self.context()), 1)?) else {
+        let (Some(limit), Some(step)) = (self.metered_limit(), self.forecast(rows.min(self.context()), 1)?) else {
             return Ok(());
         };
         let usage = self.model.backend().memory().usage();

@@ -9,7 +9,7 @@ use reverie::{Go, Session};
 use serde_json::json;
 
 use super::asleep::Folder;
-use super::report;
+use crate::cmd::process;
 use crate::cmd::shared::{bytes, progress_bar};
 
 /// Conversations that take turns.
@@ -71,7 +71,7 @@ pub fn run(engine: &Arc<Engine>, name: &str, turns: usize, plot: Option<&Path>, 
         session.sleep(&bed, Expect::Any, Note::default())?;
         if turn % (turns / 400).max(1) == 0 {
             let metered = engine.model().backend().memory().usage().total;
-            looks.push(Look { turn, metered, resident: report::resident().unwrap_or(0) });
+            looks.push(Look { turn, metered, resident: process::resident().unwrap_or(0) });
         }
         bar.inc(1);
     }
