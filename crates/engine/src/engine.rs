@@ -9,7 +9,7 @@ use crate::budget::{Forecast, Forecaster};
 use crate::error::{Error, Result};
 use crate::session::Session;
 use crate::sleep::Cellar;
-use crate::tree::{Counters, Standing, Tree};
+use crate::tree::{Counters, Tree};
 
 /// How an engine is set up.
 #[derive(Clone, Debug)]
@@ -80,15 +80,14 @@ impl Engine {
             return Err(reverie_tensor::Error::value("chunk", 0, "at least one token").into());
         }
         model.backend().memory().set_limit(spec.memory);
-        let standing = if model.is_recurrent() { Standing::AtMarks } else { Standing::Anywhere };
-        let plain = |model, limit, forecaster| Engine {
+        let plain = |model: Arc<Model>, limit, forecaster| Engine {
+            tree: Mutex::new(Tree::new(model.standing())),
             model,
             cache,
             chunk: spec.chunk,
             limit,
             resident: spec.resident,
             keep: spec.keep,
-            tree: Mutex::new(Tree::new(standing)),
             cellar: OnceLock::new(),
             forecaster,
             capacity: OnceLock::new(),

@@ -211,7 +211,7 @@ impl Engine {
             *page = raise_page(store, backend, object, &specs)?;
             Ok(())
         })?;
-        let state = empty.standing(at, self.model.is_recurrent(), pages.iter().map(|p| &p[..]), point.as_ref());
+        let state = empty.standing(at, self.model.standing(), pages.iter().map(|p| &p[..]), point.as_ref());
         let state = state.ok_or(Error::CannotStand { at, deepest: 0 })?;
         let logits = match manifest.logits.filter(|_| at == manifest.tokens.len()) {
             Some(object) => {

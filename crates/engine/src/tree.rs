@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 
 use reverie_memory::Hash;
-use reverie_model::{Checkpoint, State};
+use reverie_model::{Checkpoint, Standing, State};
 use reverie_tensor::Tensor;
 use reverie_tensor::backend::PAGE_TOKENS;
 
@@ -109,15 +109,6 @@ pub(crate) struct Found {
     pub(crate) matched: usize,
 }
 
-/// What a sequence needs in order to stand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
-    /// Keys and values can be cut at any token.
-    Anywhere,
-    /// Some layer stands only where it was marked.
-    AtMarks,
-}
-
 /// The tree. Position 0 is its root.
 pub(crate) struct Tree {
     nodes: Vec<Option<Node>>,
@@ -218,8 +209,7 @@ impl Tree {
             *last = node;
         }
         let page = |&n: &usize| &*self.node(n).page;
-        let recurrent = self.standing == Standing::AtMarks;
-        let state = empty.standing(at, recurrent, path.iter().map(page), mark.map(|(_, m)| &m.point))?;
+        let state = empty.standing(at, self.standing, path.iter().map(page), mark.map(|(_, m)| &m.point))?;
         for n in path {
             let node = self.node_mut(n);
             node.heat.hit(clock);

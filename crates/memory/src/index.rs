@@ -2,12 +2,13 @@
 //! rebuilt from refs and objects when it is missing or damaged, and whatever it answers is verified elsewhere. Every row carries a
 //! seal. Opened for one transaction at a time, since several processes share it.
 
+use std::cell::Cell;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, excerpt};
 use crate::hash::{Hash, seal};
 use crate::manifest::{Identity, Manifest};
 use crate::store::{Hold, Store};
@@ -303,6 +304,27 @@ pub(crate) fn check(db: &mut Database) -> Result<(), Broken> {
     Ok(())
 }
 
+thread_local! {
+    /// True while this thread is inside the database.
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// True while a panic of this thread would be caught and become a finding about the index. For a panic hook, which then keeps silent.
+pub fn panics_are_findings() -> bool {
+    GUARDED.get()
+}
+
+/// Runs `run` on the database. It is a dependency that may panic on bytes it did not write; that is a broken index like any other.
+fn guarded<T>(run: impl FnOnce() -> Result<T, Broken>) -> Result<T, Broken> {
+    let before = GUARDED.replace(true);
+    let done = catch_unwind(AssertUnwindSafe(run));
+    GUARDED.set(before);
+    done.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(Broken(format!("bytes that no index has: {}", excerpt(text.unwrap_or("no reason given")))))
+    })
+}
+
 /// Why an index is made.
 #[derive(Clone, Copy, Debug)]
 enum Why<'a> {
@@ -342,7 +364,7 @@ impl Store {
                 let db = Database::builder().set_cache_size(CACHE_BYTES).open_read_only(self.path(FILE))?;
                 f(&db.begin_read()?)
             };
-            if let Ok(Ok(answer)) = catch_unwind(AssertUnwindSafe(ask)) {
+            if let Ok(answer) = guarded(ask) {
                 return Ok(answer);
             }
         }
@@ -353,7 +375,6 @@ impl Store {
         Error::io("use", &self.path(FILE))(io::Error::other(why))
     }
 
-    /// The database is a dependency that may panic on bytes it did not write; that is a broken index like any other.
     fn try_index<T>(&self, file: &str, f: &mut dyn FnMut(&mut Database) -> Result<T, Broken>) -> Result<T, Broken> {
         let run = || {
             let file =
@@ -361,7 +382,7 @@ impl Store {
             let mut db = Database::builder().set_cache_size(CACHE_BYTES).create_file(file)?;
             f(&mut db)
         };
-        catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(Broken("bytes that no index has".into())))
+        guarded(run)
     }
 
     /// Throws the index away and makes it again; only under its lock.

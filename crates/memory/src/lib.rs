@@ -43,6 +43,7 @@ pub use fsck::{Finding, FindingKind, FsckReport, FsckRun};
 pub use gc::{GcReport, GcRun, GcSpec};
 pub use hash::Hash;
 pub use history::{Commit, History, RefInfo, TagInfo};
+pub use index::panics_are_findings;
 pub use landing::{Landing, Progress, Transfer};
 pub use manifest::{Identity, MANIFEST_VERSION, MAX_MANIFEST_BYTES, Manifest, Snapshot, Turn};
 pub use name::{MAX_NAME, check_name};

@@ -15,7 +15,7 @@ use crate::linear::Linear;
 use crate::mixer::{Carry, Mixer, Out, Rows, Step, Stream};
 use crate::plan::Plan;
 use crate::rewrite::Rewrite;
-use crate::state::{LayerState, State, StateSpec};
+use crate::state::{LayerState, Standing, State, StateSpec};
 
 /// A part with its weights.
 pub(crate) enum BuiltPart {
@@ -120,7 +120,12 @@ impl Model {
 
     /// True if some layer can stand only where it was snapshotted.
     pub fn is_recurrent(&self) -> bool {
-        self.specs.iter().any(|s| !s.slots.is_empty())
+        self.standing() == Standing::AtMarks
+    }
+
+    /// Where its states can stand.
+    pub fn standing(&self) -> Standing {
+        if self.specs.iter().any(|s| !s.slots.is_empty()) { Standing::AtMarks } else { Standing::Anywhere }
     }
 
     /// An empty state whose keys and values `cache` holds.

@@ -25,4 +25,4 @@ pub use forward::{Model, Sequence, Want};
 pub use linear::Linear;
 pub use plan::Plan;
 pub use registry::Registries;
-pub use state::{Checkpoint, State, StateKind, StateSpec};
+pub use state::{Checkpoint, Standing, State, StateKind, StateSpec};

@@ -108,6 +108,15 @@ pub struct LayerState {
     pub slots: Vec<Tensor>,
 }
 
+/// Where the states of a model can stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// After any token.
+    Anywhere,
+    /// Where slots were kept: some layer is recurrent.
+    AtMarks,
+}
+
 /// The state of one sequence.
 #[derive(Clone)]
 pub struct State {
@@ -207,7 +216,7 @@ impl State {
     pub fn standing<'a>(
         &self,
         len: usize,
-        recurrent: bool,
+        standing: Standing,
         pages: impl Iterator<Item = &'a [Tensor]>,
         point: Option<&Checkpoint>,
     ) -> Option<State> {
@@ -228,7 +237,7 @@ impl State {
         if seen != len.div_ceil(PAGE_TOKENS) {
             return None;
         }
-        if recurrent && len > 0 {
+        if standing == Standing::AtMarks && len > 0 {
             let point = point.filter(|c| c.len == len && c.slots.len() == layers.len())?;
             for (layer, slots) in layers.iter_mut().zip(&point.slots) {
                 layer.slots.clone_from(slots);
