@@ -2,6 +2,7 @@
 
 mod budget;
 mod composed;
+mod defaults;
 mod draft;
 mod experts;
 mod lazy_experts;

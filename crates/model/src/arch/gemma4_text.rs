@@ -101,7 +101,9 @@ fn attention(source: &Source<'_>, kinds: &[String], i: usize) -> Result<full_att
     own.extend(wider("num_key_value_heads", "num_global_key_value_heads").filter(|_| keys_as_values));
     // The newest spelling has a section of exceptions for each layer.
     if let Some(layers) = config.section("per_layer_config")?
-        && let Some(layer) = layers.section(&i.to_string())?
+        // Its keys are numbers, as wide as the last one.
+        && let Some(key) = layers.fields().keys().find(|key| key.parse() == Ok(i))
+        && let Some(layer) = layers.section(key)?
     {
         own.extend(layer.fields().clone());
     }

@@ -37,7 +37,14 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
     if let Some(linear) = &linear {
         source = source.joined(linear, LINEAR);
     }
-    source = source.with_default("first_k_dense_replace", 1);
+    for (field, count) in [
+        ("first_k_dense_replace", 1),
+        ("linear_conv_kernel_dim", 4),
+        ("linear_head_dim", 128),
+        ("linear_num_heads", 32),
+    ] {
+        source = source.with_default(field, count);
+    }
     let config = &source.config;
     let full = linear.map(|l| l.optional_usizes("full_attn_layers")).transpose()?.flatten();
     source.decoder(ENTRY.name, NormWeight::Plain, |i| {

@@ -7,6 +7,7 @@ pub mod composed;
 pub mod deepseek_v2;
 pub mod deepseek_v3;
 pub mod deepseek_v32;
+mod defaults;
 pub mod delta_net;
 pub mod falcon_h1;
 pub mod flash;
@@ -175,13 +176,16 @@ pub struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    /// A Hugging Face checkpoint; a wrapper's `text_config` is stepped into.
+    /// A Hugging Face checkpoint; a wrapper's `text_config` is stepped into. What the config leaves out is what transformers takes for it.
     pub fn hugging_face(
         config: &ModelConfig,
         weights: &'a dyn TensorStore,
         registries: &'a Registries,
     ) -> Result<Source<'a>> {
-        let text = config.section("text_config")?.unwrap_or_else(|| config.clone());
+        let text = match config.section("text_config")? {
+            Some(text) => defaults::wrapped(config, &text)?,
+            None => defaults::bare(config)?,
+        };
         Ok(Source { config: text, whole: config.clone(), weights, gguf: None, registries })
     }
 

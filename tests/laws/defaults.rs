@@ -1,0 +1,83 @@
+//! Configs that leave fields out: the plan is the one of the config that transformers makes of them.
+
+use std::path::Path;
+
+use reverie::Registries;
+use reverie::rooms::files::{Error, ModelConfig, TensorStore};
+use reverie::rooms::model::arch::Source;
+use reverie::rooms::tensor::WeightSource;
+use serde_json::{Map, Value, json};
+
+use crate::fixtures::root;
+
+/// A checkpoint of which only this is known: whether it has a head.
+struct Head(bool);
+
+impl TensorStore for Head {
+    fn contains(&self, name: &str) -> bool {
+        self.0 && ["lm_head.weight", "head.weight"].contains(&name)
+    }
+    fn names(&self) -> Vec<&str> {
+        Vec::new()
+    }
+    fn shape(&self, _: &str) -> Option<Vec<usize>> {
+        None
+    }
+    fn matrix<'a>(&'a self, name: &str, _: (usize, usize)) -> Result<Box<dyn WeightSource + 'a>, Error> {
+        Err(none(name))
+    }
+    fn floats(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>), Error> {
+        Err(none(name))
+    }
+    fn vector(&self, name: &str, _: usize) -> Result<Vec<f32>, Error> {
+        Err(none(name))
+    }
+}
+
+fn none(name: &str) -> Error {
+    ModelConfig::new(Path::new("config.json"), Map::new()).refuse(name, "nothing", "a tensor")
+}
+
+/// The plan of a config, as text.
+fn plan(config: &Value, store: &Head) -> String {
+    let registries = Registries::builtin();
+    let config = ModelConfig::new(Path::new("config.json"), config.as_object().expect("object").clone());
+    let arch = registries.arch(config.text("model_type").expect("model_type")).expect("family");
+    let source = Source::hugging_face(&config, store, &registries).expect("config");
+    match (arch.plan)(&source) {
+        Ok(plan) => format!("{plan:#?}"),
+        Err(e) => format!("{e}"),
+    }
+}
+
+/// The first line in which two texts differ.
+fn apart<'a>(a: &'a str, b: &'a str) -> Option<(&'a str, &'a str)> {
+    a.lines().zip(b.lines()).find(|(a, b)| a != b)
+}
+
+#[test]
+fn a_config_of_sizes_alone_gives_the_plan_of_the_whole_one() {
+    let cases = std::fs::read(root().join("config_defaults.json")).expect("config_defaults.json");
+    let cases: Map<String, Value> = serde_json::from_slice(&cases).expect("json");
+    assert!(cases.len() >= 40, "{} families", cases.len());
+    let mut wrong = Vec::new();
+    for (family, case) in &cases {
+        let store = Head(case["full"]["tie_word_embeddings"] == json!(false));
+        let want = plan(&case["full"], &store);
+        if !want.starts_with("Plan {") {
+            wrong.push(format!("{family}: {want}"));
+            continue;
+        }
+        let mut bare = case["sizes"].clone();
+        bare["model_type"] = family.as_str().into();
+        let mut text = case["stated"].clone();
+        text["model_type"] = family.as_str().into();
+        let wrapped = json!({"model_type": family, "text_config": text});
+        for (how, config) in [("bare", bare), ("wrapped", wrapped)] {
+            if let Some(lines) = apart(&plan(&config, &store), &want) {
+                wrong.push(format!("{family}, {how}: {lines:?}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {} families:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+}
