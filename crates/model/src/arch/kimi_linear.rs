@@ -4,6 +4,7 @@
 use super::{ArchEntry, Source, glm4_moe};
 use crate::error::{Error, Result};
 use crate::mixer::{kda, mla};
+use crate::names::Leaves;
 use crate::plan::{MixerSpec, NormWeight, Plan};
 
 /// The row.
@@ -31,6 +32,15 @@ const LINEAR: &[(&str, &str)] = &[
     ("linear_num_heads", "num_heads"),
 ];
 
+/// Its own words, and MLX's.
+const LEAVES: Leaves = &[
+    ("mlp.gate.e_score_correction_bias", "mlp.e_score_correction_bias"),
+    ("mlp", "block_sparse_moe"),
+    ("self_attn.k_conv1d", "self_attn.k_conv.conv"),
+    ("self_attn.q_conv1d", "self_attn.q_conv.conv"),
+    ("self_attn.v_conv1d", "self_attn.v_conv.conv"),
+];
+
 fn plan(source: &Source<'_>) -> Result<Plan> {
     let linear = source.config.section("linear_attn_config")?;
     let mut source = source.renamed(FIELDS);
@@ -47,7 +57,7 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
     }
     let config = &source.config;
     let full = linear.map(|l| l.optional_usizes("full_attn_layers")).transpose()?.flatten();
-    source.decoder(ENTRY.name, NormWeight::Plain, |i| {
+    let mut plan = source.decoder(ENTRY.name, NormWeight::Plain, |i| {
         // The list counts from one.
         let kind = source.layer_kind(i, |i| match &full {
             Some(full) if full.contains(&(i + 1)) => "full_attention",
@@ -60,12 +70,8 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
             other => return Err(Error::config("layer_types", other, "linear_attention or full_attention")),
         };
         let ffn = glm4_moe::sigmoid_experts(&source)?.or_dense(config, i)?;
-        let mut blocks = source.pre_norm(NormWeight::Plain, ("self_attn", mixer), ffn)?;
-        // A dense layer has either name.
-        let dense = source.weights.contains(&format!("model.layers.{i}.mlp.gate_proj.weight"));
-        if let (Some(ffn), false) = (blocks.last_mut(), dense) {
-            ffn.scope = "block_sparse_moe".into();
-        }
-        Ok(blocks)
-    })
+        source.pre_norm(NormWeight::Plain, ("self_attn", mixer), ffn)
+    })?;
+    plan.names = plan.names.with_leaves(LEAVES);
+    Ok(plan)
 }

@@ -276,6 +276,13 @@ impl<'a> Source<'a> {
         if self.gguf.is_some() { NormWeight::Plain } else { stored }
     }
 
+    /// True for what MLX has converted: the taps of a convolution lie in the middle, `[C, kernel, 1]`.
+    pub fn is_turned(&self) -> bool {
+        let names = self.weights.names();
+        let conv = names.iter().find(|name| name.ends_with("conv1d.weight"));
+        conv.and_then(|name| self.weights.shape(name)).is_some_and(|s| s.len() == 3 && s[1] > 1 && s[2] == 1)
+    }
+
     /// How decay rates of state-space layers are stored.
     pub fn rates(&self) -> Rates {
         if self.gguf.is_some() { Rates::Plain } else { Rates::Log }

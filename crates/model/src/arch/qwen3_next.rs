@@ -52,7 +52,8 @@ pub(super) fn decoder(
     [hugging_face, ggml]: [delta::Stored; 2],
     ffn: impl Fn(usize) -> Result<Box<dyn FfnSpec>>,
 ) -> Result<Plan> {
-    let norm = NormWeight::MinusOne;
+    // Like GGUF's, MLX's converter adds the one.
+    let norm = if source.is_turned() { NormWeight::Plain } else { NormWeight::MinusOne };
     let interval = source.config.optional_usize("full_attention_interval")?.unwrap_or(4).max(1);
     source.decoder(arch, norm, |i| {
         let kind =

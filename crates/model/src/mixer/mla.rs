@@ -141,8 +141,9 @@ impl Spec {
     /// `[v_dim, kv_rank]` that carries its result out.
     fn heads(&self, b: &Build<'_>) -> Result<(Vec<Weight>, Vec<Weight>)> {
         let (rank, nope, v, h) = (self.kv_rank, self.nope_dim, self.v_dim, self.n_heads);
-        if b.has("k_b_proj.weight") {
-            // GGUF stores both as they are used.
+        let apart = [("k_b_proj", "v_b_proj"), ("embed_q", "unembed_out")];
+        if let Some((keys, values)) = apart.into_iter().find(|(keys, _)| b.has(&format!("{keys}.weight"))) {
+            // GGUF and MLX store both as they are used.
             let each = |leaf: &str, n: usize, k: usize| -> Result<Vec<Weight>> {
                 let one = |i: usize| {
                     let rows = Rows::range(b.matrix(leaf, h * n, k)?, i * n..(i + 1) * n)?;
@@ -150,7 +151,7 @@ impl Spec {
                 };
                 (0..h).map(one).collect()
             };
-            return Ok((each("k_b_proj", rank, nope)?, each("v_b_proj", v, rank)?));
+            return Ok((each(keys, rank, nope)?, each(values, v, rank)?));
         }
         let all = || b.matrix("kv_b_proj", h * (nope + v), rank);
         let (mut into, mut out) = (Vec::with_capacity(h), Vec::with_capacity(h));
