@@ -204,6 +204,9 @@ impl Weights {
     pub fn tensor_f32(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
         let view = self.view(name)?;
         let mut shape = view.shape.to_vec();
+        if let (Storage::Plain(element @ (Element::I64 | Element::I32)), None) = (view.storage, self.planes_of(name)) {
+            return Ok((shape, self.whole_numbers(name, element, view.bytes)?));
+        }
         if let (Storage::Plain(element), None) = (view.storage, self.planes_of(name)) {
             let dtype = self.float(name, element)?;
             let mut values = vec![0.0; view.bytes.len() / dtype.size()];
@@ -278,6 +281,21 @@ impl Weights {
     fn wrap(&self, name: &str) -> impl FnOnce(reverie_tensor::Error) -> Error {
         let (path, name) = (self.file_of(name).to_owned(), excerpt(name));
         move |source| Error::Tensor { path, name, source }
+    }
+
+    /// Whole numbers that f32 holds exactly.
+    fn whole_numbers(&self, name: &str, element: Element, bytes: &[u8]) -> Result<Vec<f32>> {
+        const EXACT: u64 = 1 << 24;
+        let number = |b: &[u8]| match (element, b.first_chunk::<8>(), b.first_chunk::<4>()) {
+            (Element::I64, Some(b), _) => i64::from_le_bytes(*b),
+            (_, _, Some(b)) => i64::from(i32::from_le_bytes(*b)),
+            _ => i64::MAX,
+        };
+        let exact = |b: &[u8]| match number(b) {
+            n if n.unsigned_abs() <= EXACT => Ok(n as f32),
+            n => Err(self.refuse(name, "value", n, "whole numbers up to 16777216")),
+        };
+        bytes.chunks_exact(if element == Element::I64 { 8 } else { 4 }).map(exact).collect()
     }
 
     fn float(&self, name: &str, element: Element) -> Result<DType> {

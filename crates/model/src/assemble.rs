@@ -10,6 +10,7 @@ use reverie_files::TensorStore;
 use reverie_tensor::quant::{DenseMatrix, Plain, Rows};
 use reverie_tensor::{Backend, Class, DType, Holder, Norm, NormKind, Tensor, Weight, WeightSource};
 
+use crate::clusters::Clusters;
 use crate::draft::Gates;
 use crate::error::{Error, Result};
 use crate::ffn::moe::Shelf;
@@ -379,7 +380,8 @@ pub fn assemble(
         None => None,
     };
     let (backend, shelf) = (Arc::clone(backend), shelf.cloned());
-    Model::new(ModelParts { plan, backend, embed, before, layers, after, final_norm, head, gates, shelf })
+    let clusters = plan.head.clusters.as_ref().map(|c| Clusters::build(&root, c, &plan)).transpose()?;
+    Model::new(ModelParts { clusters, plan, backend, embed, before, layers, after, final_norm, head, gates, shelf })
 }
 
 /// The blocks of one layer with their weights.

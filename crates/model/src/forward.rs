@@ -7,6 +7,7 @@ use reverie_tensor::backend::Map;
 use reverie_tensor::{Backend, Input, Norm, Tensor, Weight};
 
 use crate::cache::CacheEntry;
+use crate::clusters::Clusters;
 use crate::draft::Gates;
 use crate::error::{Error, Result};
 use crate::ffn::moe::Shelf;
@@ -42,6 +43,7 @@ pub(crate) struct ModelParts {
     pub(crate) after: Vec<BuiltBlock>,
     pub(crate) final_norm: Norm,
     pub(crate) head: Option<Linear>,
+    pub(crate) clusters: Option<Clusters>,
     /// A drafter's way in and out.
     pub(crate) gates: Option<Gates>,
     pub(crate) shelf: Option<Arc<Shelf>>,
@@ -281,7 +283,7 @@ impl Model {
 
     /// The head.
     pub(crate) fn logits(&self, input: Input<'_>) -> Result<Tensor> {
-        let ModelParts { plan, backend, embed, head, .. } = &self.parts;
+        let ModelParts { plan, backend, embed, head, clusters, .. } = &self.parts;
         let weight = head.as_ref().map_or(embed, |h| &h.weight);
         let mut logits = backend.linear(input, &[weight])?.remove(0);
         if plan.head.scale != 1.0 {
@@ -290,7 +292,10 @@ impl Model {
         if let Some(cap) = plan.head.softcap {
             logits = backend.map(logits, Map::Softcap(cap))?;
         }
-        Ok(logits)
+        match clusters {
+            Some(clusters) => clusters.keep(backend.as_ref(), input, &logits),
+            None => Ok(logits),
+        }
     }
 
     /// The rows of each sequence; none where it has none.

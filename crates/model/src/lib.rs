@@ -4,6 +4,7 @@
 pub mod arch;
 pub mod assemble;
 pub mod cache;
+mod clusters;
 pub mod draft;
 pub mod error;
 pub mod ffn;

@@ -167,6 +167,21 @@ pub struct HeadSpec {
     pub scale: f32,
     /// Logits become cap · tanh(logit / cap).
     pub softcap: Option<f32>,
+    /// None where all tokens compete.
+    pub clusters: Option<ClusterSpec>,
+}
+
+/// Tokens in clusters of one size, of which a row looks into a few.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterSpec {
+    /// `[n, D]`: the projection that ranks the clusters.
+    pub centroids: String,
+    /// `[V]`, whole numbers: the tokens, cluster by cluster (whole name).
+    pub ordering: String,
+    /// Clusters.
+    pub n: usize,
+    /// Clusters that a row looks into.
+    pub n_kept: usize,
 }
 
 /// A whole model.

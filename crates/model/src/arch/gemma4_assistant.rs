@@ -4,8 +4,8 @@
 use reverie_tensor::Reach;
 
 use super::{ArchEntry, Source, gemma4_text};
-use crate::error::{Error, Result};
-use crate::plan::{DraftSpec, Lender, Plan};
+use crate::error::Result;
+use crate::plan::{ClusterSpec, DraftSpec, Lender, Plan};
 
 /// The row.
 pub const ENTRY: ArchEntry = ArchEntry {
@@ -18,10 +18,6 @@ pub const ENTRY: ArchEntry = ArchEntry {
 
 fn plan(source: &Source<'_>) -> Result<Plan> {
     let whole = &source.whole;
-    if whole.flag("use_ordered_embeddings")? {
-        let expected = "false: a head over clusters of tokens is not built here";
-        return Err(Error::config("use_ordered_embeddings", "true", expected));
-    }
     let mut plan = gemma4_text::decoder(source, ENTRY.name, |attention, kinds, i| {
         attention.reads = Some(Lender::Target(kinds[i].clone()));
         // Both ends of the reference's window count.
@@ -31,6 +27,14 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
         Ok(())
     })?;
     plan.lends.clear();
+    if whole.flag("use_ordered_embeddings")? {
+        plan.head.clusters = Some(ClusterSpec {
+            centroids: "masked_embedding.centroids".into(),
+            ordering: "masked_embedding.token_ordering".into(),
+            n: whole.usize_or("num_centroids", 2048)?,
+            n_kept: whole.usize_or("centroid_intermediate_top_k", 32)?,
+        });
+    }
     plan.draft = Some(DraftSpec {
         target_width: whole.usize_or("backbone_hidden_size", 1536)?,
         enter: "pre_projection".into(),

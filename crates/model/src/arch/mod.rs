@@ -393,7 +393,7 @@ impl<'a> Source<'a> {
             layers: (0..n_layers).map(layer).collect::<Result<_>>()?,
             after: None,
             final_norm: NormSpec::rms("model.norm", self.eps()?, self.norm_weight(norm)),
-            head: HeadSpec { name: (!tied).then(|| "lm_head".into()), scale: 1.0, softcap: None },
+            head: HeadSpec { name: (!tied).then(|| "lm_head".into()), scale: 1.0, softcap: None, clusters: None },
             lends: Vec::new(),
             draft: None,
             names,
