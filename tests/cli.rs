@@ -211,7 +211,7 @@ fn broken_checkpoints_are_refused_by_name() {
     spoil(
         "llama",
         &|p| edit_config(p, |c| drop(c.insert("intermediate_size".into(), 100.into()))),
-        &["gate_proj", "96", "100"],
+        &["gate_proj", "48", "100"],
     );
     spoil("qwen3_5_text", &|p| edit_config(p, |c| c["layer_types"][1] = "telepathy".into()), &["telepathy"]);
     spoil("llama", &|p| edit_config(p, |c| c["rope_parameters"]["rope_type"] = "spiral".into()), &["spiral", "yarn"]);

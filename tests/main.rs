@@ -6,9 +6,12 @@ mod cli_memory;
 mod cli_state;
 mod fixtures;
 mod laws;
+mod mutants;
 mod newcomers;
 #[allow(dead_code)]
 #[path = "../crates/files/tests/hub/stand_in.rs"]
 mod stand_in;
 mod synthetic;
 mod tidy;
+
+use reverie::rooms;

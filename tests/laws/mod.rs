@@ -6,6 +6,7 @@ mod defaults;
 mod draft;
 mod experts;
 mod lazy_experts;
+mod mutants;
 mod oracle;
 mod pack;
 mod pocket;
