@@ -200,7 +200,7 @@ impl TensorStore for Tensors {
     fn contains(&self, name: &str) -> bool {
         match &self.real {
             // Now and then one is missing, or there for no reason.
-            Some(real) => real.contains(name) != (self.salt != 0 && hash(name, self.salt) % 97 == 0),
+            Some(real) => real.contains(name) != (self.salt != 0 && hash(name, self.salt).is_multiple_of(97)),
             None => hash(name, self.salt).is_multiple_of(2),
         }
     }
@@ -219,7 +219,7 @@ impl TensorStore for Tensors {
         if n == 0 || k == 0 {
             return Err(refuse(name, "no value"));
         }
-        let form = if k % 256 == 0 || matches!(self.form, Form::Dense(_)) {
+        let form = if k.is_multiple_of(256) || matches!(self.form, Form::Dense(_)) {
             self.form.clone()
         } else {
             Form::Dense(DType::F32)
