@@ -69,6 +69,15 @@ fn changed_configs_are_refused_or_run() {
             assert!(began.elapsed() < LONGEST, "{:?}", began.elapsed());
         }
     }
+    // Found under coverage.
+    for (fixture, field) in [("fla_mla", "intermediate_size"), ("zamba2", "hidden_size")] {
+        let (_, config, weights) = seeds.iter().find(|(name, ..)| name == fixture).expect("a seed");
+        let mut config = config.clone();
+        config[field] = i64::MAX.into();
+        for weights in [None, Some(Arc::clone(weights))] {
+            assert_ne!(run(&config, weights, &mut Choices(&[1, 5])), Reached::Ran, "{fixture}");
+        }
+    }
     eprintln!("refused, planned, run: {counts:?}");
     assert!(counts[2] > 400 && counts[0] > 400, "{counts:?}: mutants should be neither all mad nor all harmless");
 }

@@ -66,6 +66,9 @@ impl Spec {
     /// Takes its weights.
     pub fn weights(&self, b: &Build<'_>) -> Result<Glu> {
         let width = b.width();
+        if self.inner == 0 || self.inner > 1 << 24 {
+            return Err(Error::config("intermediate_size", self.inner, "a width from 1 to 16777216"));
+        }
         let (gate, up) = match self.shape {
             Shape::Gated if b.has("gate_up_proj.weight") => {
                 let half = |rows: Range<usize>| b.linear_rows("gate_up_proj", 2 * self.inner, width, rows.collect());

@@ -64,7 +64,8 @@ impl Spec {
             return Err(Error::config("use_long_context", "true", "false: its rescaled frequencies are not computed"));
         }
         let (width, heads) = (config.usize("hidden_size")?, config.usize("num_attention_heads")?);
-        let head_dim = config.usize_or("attention_head_dim", (2 * width).checked_div(heads).unwrap_or(0))?;
+        let head_dim =
+            config.usize_or("attention_head_dim", width.saturating_mul(2).checked_div(heads).unwrap_or(0))?;
         let mut wide = config.fields().clone();
         wide.insert("head_dim".into(), head_dim.into());
         let mut attention = full_attention::Spec::from_config(&ModelConfig::new(config.path(), wide), layer)?;
