@@ -219,8 +219,10 @@ fn a_gguf_twin_gives_the_same_bits() {
         let d = distance(&twin, &own);
         // The converter's exponentials of A_log are an ulp from ours, and one file tiles the value heads, so that the closing product
         // adds them in another order.
-        let converted = ["granitemoehybrid", "jamba", "mamba", "nemotron_h_moe", "qwen3_5_moe_text", "qwen3_5_text"]
-            .contains(&name(&folder).as_str());
+        let converted =
+            ["granitemoehybrid", "jamba", "mamba", "nemotron_h", "nemotron_h_moe", "qwen3_5_moe_text", "qwen3_5_text"]
+                .contains(&name(&folder).as_str());
+        println!("{:28} {d:.1e}", name(&folder));
         assert!(d <= if converted { 5e-5 } else { 0.0 }, "{}: {d:e}", name(&folder));
     }
 }

@@ -1,10 +1,10 @@
 //! Gemma 3n, text: four residual streams of which each layer computes one, a low-rank way around each attention, per-layer
 //! embeddings, late layers that read earlier keys and values, sparse gates in the first layers.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{ArchEntry, Source};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ffn::{geglu, per_layer, sparse_geglu};
 use crate::mixer::full_attention;
 use crate::plan::{Block, FfnSpec, Layer, NormSpec, NormWeight, Part, Plan};
@@ -72,16 +72,8 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
     Ok(plan)
 }
 
-/// Both fields may have one value for all layers or a list of one a layer.
 fn mlp(source: &Source<'_>, i: usize) -> Result<Box<dyn FfnSpec>> {
-    let own = |field: &str| match source.config.get(field) {
-        Some(Value::Array(all)) => {
-            all.get(i).cloned().ok_or_else(|| Error::config(field, format!("{} entries", all.len()), "one a layer"))
-        }
-        other => Ok(other.cloned().unwrap_or(Value::Null)),
-    };
-    let fields = ["intermediate_size", "activation_sparsity_pattern"].map(|f| Ok((f.to_owned(), own(f)?)));
-    let source = source.with_fields(fields.into_iter().collect::<Result<Vec<_>>>()?);
+    let source = source.of_layer(&["intermediate_size", "activation_sparsity_pattern"], i)?;
     let deep = source.config.usize("num_hidden_layers")? > 10;
     let share = source.config.f64_or("activation_sparsity_pattern", if deep && i < 10 { 0.95 } else { 0.0 })?;
     match share {

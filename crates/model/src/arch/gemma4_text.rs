@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use super::{ArchEntry, Source, gemma4_experts};
+use super::{ArchEntry, Source, gemma4_experts, gemma4_gguf};
 use crate::error::{Error, Result};
 use crate::ffn::{geglu, glu, per_layer};
 use crate::mixer::full_attention;
@@ -18,7 +18,7 @@ pub const ENTRY: ArchEntry = ArchEntry {
     aliases: &["gemma4", "gemma4_unified", "gemma4_unified_text"],
     about: "Gemma 4, text: dense, E2B/E4B and A4B forms, per-layer embeddings, shared keys and values",
     plan,
-    gguf: None,
+    gguf: Some(&gemma4_gguf::DIALECT),
 };
 
 fn plan(source: &Source<'_>) -> Result<Plan> {
@@ -65,7 +65,8 @@ pub(super) fn decoder(
     let mut plan = source.decoder(arch, NormWeight::Plain, |i| {
         let mut attention = attention(source, &kinds, i)?;
         adapt(&mut attention, &kinds, i)?;
-        let mut mlp = glu::Spec::from_config(geglu::ENTRY.name, reverie_tensor::Act::GeluTanh, config)?;
+        let own = source.of_layer(&["intermediate_size"], i)?.config;
+        let mut mlp = glu::Spec::from_config(geglu::ENTRY.name, reverie_tensor::Act::GeluTanh, &own)?;
         if attention.reads.is_some() && config.flag("use_double_wide_mlp")? {
             mlp.inner *= 2;
         }
@@ -93,8 +94,9 @@ pub(super) fn decoder(
 }
 
 fn attention(source: &Source<'_>, kinds: &[String], i: usize) -> Result<full_attention::Spec> {
+    let source = source.of_layer(&["num_key_value_heads"], i)?;
     let (config, sliding) = (&source.config, kinds[i] == "sliding_attention");
-    let keys_as_values = !sliding && config.flag("attention_k_eq_v")?;
+    let keys_as_values = !sliding && gemma4_gguf::keys_as_values(&source, i)?;
     let mut own: Vec<(String, Value)> = Vec::new();
     let wider = |field: &str, wide: &str| config.get(wide).filter(|_| !sliding).map(|v| (field.to_owned(), v.clone()));
     own.extend(wider("head_dim", "global_head_dim"));

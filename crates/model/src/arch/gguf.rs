@@ -71,6 +71,9 @@ pub fn config(metadata: &Metadata, weights: &dyn TensorStore, dialect: &Dialect)
     let rows =
         rows.ok_or_else(|| Error::config("token_embd.weight", "no such tensor", "the embedding of a text model"))?;
     map.insert("vocab_size".into(), rows.into());
+    if let Some(rows) = weights.shape("per_layer_token_embd.weight").and_then(|s| s.first().copied()) {
+        map.insert("vocab_size_per_layer_input".into(), rows.into());
+    }
     // A window of nothing is how some converters say that there is none.
     if map.get("sliding_window").is_some_and(|w| *w == 0) {
         map.remove("sliding_window");
@@ -80,17 +83,14 @@ pub fn config(metadata: &Metadata, weights: &dyn TensorStore, dialect: &Dialect)
     Ok(ModelConfig::new(metadata.path(), map))
 }
 
-/// A field with a value a layer, where layers that lack the part in question have 0 and all others the same: that value as the
-/// field, the list under [`of_layers`].
+/// A field with a value a layer. Where layers that lack the part in question have 0 and all others the same: that value as the field, the
+/// list under [`of_layers`]. Otherwise the list as the field, for families that take it layer by layer; others refuse a list.
 fn by_layer(metadata: &Metadata, key: &str, field: &str, map: &mut Map<String, Value>) -> Result<()> {
     let each = metadata.optional_i64s(key)?.unwrap_or_default();
     let one = each.iter().copied().find(|n| *n != 0).unwrap_or(0);
     if each.iter().any(|n| *n != 0 && *n != one) {
-        return Err(Error::config(
-            key,
-            format!("{each:?}"),
-            "one value for all layers that have the part, 0 for others",
-        ));
+        map.insert(field.into(), each.into());
+        return Ok(());
     }
     map.insert(field.into(), one.into());
     map.insert(of_layers(field), each.into());

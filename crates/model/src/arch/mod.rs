@@ -17,6 +17,7 @@ pub mod gemma3_text;
 pub mod gemma3n_text;
 pub mod gemma4_assistant;
 mod gemma4_experts;
+mod gemma4_gguf;
 pub mod gemma4_text;
 pub mod gguf;
 pub mod gla;
@@ -222,6 +223,16 @@ impl<'a> Source<'a> {
         let mut all = self.config.fields().clone();
         all.extend(fields);
         self.with_config(ModelConfig::new(self.config.path(), all))
+    }
+
+    /// The same checkpoint as layer `layer` sees it, for fields that may have one value for all layers or a list of one a layer.
+    pub fn of_layer(&self, fields: &[&str], layer: usize) -> Result<Source<'a>> {
+        let own = fields.iter().filter_map(|field| {
+            let Value::Array(all) = self.config.get(field)? else { return None };
+            let missing = || Error::config(*field, format!("{} entries", all.len()), "one a layer");
+            Some(all.get(layer).cloned().ok_or_else(missing).map(|value| ((*field).to_owned(), value)))
+        });
+        Ok(self.with_fields(own.collect::<Result<Vec<_>>>()?))
     }
 
     /// Where layer `layer` finds keys and values, if the last `num_kv_shared_layers` have none of their own: in the last layer of its
