@@ -4,6 +4,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use reverie::rooms::files::safetensors::SafeTensors;
+use reverie::rooms::files::{FileBytes, Quantisation, Weights};
+use reverie::rooms::tensor::quant::QUANTS;
+
 use crate::fixtures::root;
 
 fn reverie(args: &[&str]) -> Output {
@@ -143,8 +147,11 @@ fn exact_logits_are_those_of_the_reference() {
             serde_json::from_slice(&std::fs::read(root().join(model).join("reference.json")).expect("reference"))
                 .expect("json");
         let ids: Vec<String> = json["input_ids"].as_array().expect("ids").iter().map(ToString::to_string).collect();
-        let want: Vec<f64> =
-            json["last_logits"].as_array().expect("logits").iter().map(|v| v.as_f64().expect("number")).collect();
+        let path = root().join(model).join("reference.safetensors");
+        let file = SafeTensors::files(vec![FileBytes::map(&path).expect("map")]).expect("reference tensors");
+        let weights = Weights::from_safetensors(&path, file, Quantisation::default(), QUANTS);
+        let (shape, logits) = weights.tensor_f32("logits").expect("logits");
+        let want: Vec<f64> = logits[logits.len() - shape[1]..].iter().map(|&v| f64::from(v)).collect();
         let shown = out.display().to_string();
         let run = reverie(&["logits", &fixture(model), "--ids", &ids.join(","), "--exact", "--out", &shown]);
         assert!(run.status.success(), "{}", text(&run.stderr));

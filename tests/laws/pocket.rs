@@ -50,14 +50,14 @@ fn greedy(model: &LoadedModel, prompt: &[u32], n: usize) -> Vec<u32> {
     answer
 }
 
-/// Every `step`th case of each model, rendered, tokenised and answered as transformers does.
-fn answered_as_transformers(step: usize) {
+#[test]
+fn answers_are_those_of_transformers() {
     for model in MODELS {
         let loaded = exact(&folder(model));
         let answers = json(&format!("answers-{model}.json"));
         let cases = answers["cases"].as_array().expect("cases");
         assert_eq!(cases.len(), 200);
-        for case in cases.iter().step_by(step) {
+        for case in cases {
             let (prompt, want) = (ids(&case["prompt_ids"]), ids(&case["answer_ids"]));
             let tools = case["tools"].as_array().cloned().unwrap_or_default();
             let arguments = case["template_kwargs"].as_object().cloned().unwrap_or_default();
@@ -68,17 +68,6 @@ fn answered_as_transformers(step: usize) {
             assert_eq!(greedy(&loaded, &prompt, 48), want, "{model}: {text}");
         }
     }
-}
-
-#[test]
-fn answers_are_those_of_transformers() {
-    answered_as_transformers(4);
-}
-
-#[test]
-#[ignore = "a minute or two: all 200, of which the ordinary run asks every fourth"]
-fn all_answers_are_those_of_transformers() {
-    answered_as_transformers(1);
 }
 
 /// The embedded model, quantised and with its ordinary caches, recalls over pages what transformers recalls on the bf16 weights.
