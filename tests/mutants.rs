@@ -274,17 +274,6 @@ impl WeightSource for MadeUp {
     fn form(&self) -> Form {
         self.form.clone()
     }
-    fn row_f32(&self, row: usize, out: &mut [f32]) {
-        match &self.form {
-            Form::Dense(_) => out.iter_mut().enumerate().for_each(|(i, v)| *v = self.value(row * self.k + i)),
-            Form::Grouped(g) => {
-                let (mut codes, mut scales) = (vec![0; self.k], vec![0; g.row_scale_bytes(self.k)]);
-                self.row_codes(row, &mut codes);
-                self.row_scales(row, &mut scales);
-                quant::values(g, &codes, &scales, out);
-            }
-        }
-    }
     fn row_codes(&self, row: usize, out: &mut [u8]) {
         let Form::Grouped(g) = &self.form else { return };
         out.iter_mut().enumerate().for_each(|(i, c)| *c = (self.bits(row * self.k + i) >> 32) as u8 >> (8 - g.bits));

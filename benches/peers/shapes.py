@@ -8,10 +8,10 @@ names them.
 
 The tokenizer has one token a byte; the rest of the vocabulary, as long as the published one, is never met.
 """
-import argparse, json, os, runpy, shutil, subprocess, sys
+import argparse, json, os, shutil, subprocess, sys
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-TOKENIZER = os.path.join(HERE, "..", "..", "fixtures", "qwen3")
+FIXTURES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "fixtures")
+TOKENIZER = os.path.join(FIXTURES, "qwen3")
 IDS = dict(pad_token_id=256, bos_token_id=257, eos_token_id=258)
 ROPE = lambda theta, **kw: dict(rope_type="default", rope_theta=theta, **kw)
 SHAPES = {  # name: (config class, model class, fields)
@@ -101,25 +101,6 @@ def checkpoint(name, out):
     shutil.copy(os.path.join(TOKENIZER, "tokenizer_config.json"), out)
 
 
-def convert(llama, folder, out):
-    """llama.cpp's converter, with the byte-level tokenizer passed off as one that it knows."""
-    sys.path[:0] = [os.path.join(llama, "gguf-py"), llama]
-    import conversion
-    from conversion import base
-    base.TextModel.get_vocab_base_pre = lambda self, tok: "gpt-2"
-    plain = conversion.get_model_class
-
-    def get_model_class(name, mmproj=False):
-        c = plain(name, mmproj)
-        c.set_vocab = lambda self: self._set_vocab_gpt2()
-        return c
-    conversion.get_model_class = base.get_model_class = get_model_class
-    sys.argv = ["convert_hf_to_gguf.py", folder, "--outtype", "f16", "--outfile", out]
-    if "Qwen3_5" in json.load(open(os.path.join(folder, "config.json")))["architectures"][0]:
-        sys.argv.append("--no-mtp")
-    runpy.run_path(os.path.join(llama, "convert_hf_to_gguf.py"), run_name="__main__")
-
-
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("shape", choices=SHAPES)
@@ -132,7 +113,9 @@ def main():
     if a.step == "checkpoint":
         return checkpoint(a.shape, folder)
     if a.step == "convert":
-        return convert(os.path.abspath(a.llama), folder, f16)
+        sys.path.append(os.path.join(FIXTURES, "scripts"))
+        import oracle_gguf
+        return oracle_gguf.convert(os.path.abspath(a.llama), folder, "f16", f16)
     for step in ("checkpoint", "convert"):
         subprocess.run([sys.executable, __file__, a.shape, a.out, "--llama", a.llama, "--step", step], check=True)
     to = os.path.join(a.out, f"{a.shape}-{a.type.lower()}.gguf")

@@ -52,7 +52,7 @@ impl Isa {
     }
 
     /// How many bytes ahead of its reads a product of one column asks for its weights, which come from memory once; none where
-    /// the processor's own prefetching does better. Figures in docs/LOG.md: Zen 5 gains 10 to 40 %, Zen 4 loses.
+    /// the processor's own prefetching does better. Figures in docs/LOG.md: Zen 5 gains 8 to 66 %, Zen 4 loses.
     pub fn read_ahead() -> Option<usize> {
         #[cfg(target_arch = "x86_64")]
         {

@@ -2,6 +2,7 @@
 //! A format says how its bytes become a form; kernels know the forms and no format.
 
 use crate::dtype::DType;
+use crate::quant;
 
 /// How a matrix is computed with.
 #[derive(Clone, Debug, PartialEq)]
@@ -128,8 +129,24 @@ pub trait WeightSource: Sync {
     /// The compute form.
     fn form(&self) -> Form;
 
-    /// The row's weights as f32, exactly as the format defines them. `out` has K elements.
-    fn row_f32(&self, row: usize, out: &mut [f32]);
+    /// The row's weights as f32, exactly as the format defines them. `out` has K elements. Made of the row's codes and scales, or of
+    /// its raw floats, unless a source has a shorter way.
+    fn row_f32(&self, row: usize, out: &mut [f32]) {
+        let k = out.len();
+        match self.form() {
+            Form::Dense(d) => {
+                let mut floats = vec![0; k * d.size()];
+                self.row_dense(row, &mut floats);
+                out.iter_mut().enumerate().for_each(|(i, v)| *v = d.read(&floats, i));
+            }
+            Form::Grouped(g) => {
+                let (mut codes, mut scales) = (vec![0; k], vec![0; g.row_scale_bytes(k)]);
+                self.row_codes(row, &mut codes);
+                self.row_scales(row, &mut scales);
+                quant::values(&g, &codes, &scales, out);
+            }
+        }
+    }
 
     /// The row's codes, one a byte. Grouped forms only. `out` has K elements.
     fn row_codes(&self, row: usize, out: &mut [u8]);

@@ -188,21 +188,6 @@ impl WeightSource for Random {
     fn form(&self) -> Form {
         self.form.clone()
     }
-    fn row_f32(&self, row: usize, out: &mut [f32]) {
-        match &self.form {
-            Form::Dense(d) => {
-                let mut bytes = vec![0; out.len() * d.size()];
-                self.row_dense(row, &mut bytes);
-                out.iter_mut().enumerate().for_each(|(i, v)| *v = d.read(&bytes, i));
-            }
-            Form::Grouped(g) => {
-                let (mut codes, mut scales) = (vec![0; self.k], vec![0; g.row_scale_bytes(self.k)]);
-                self.row_codes(row, &mut codes);
-                self.row_scales(row, &mut scales);
-                quant::values(g, &codes, &scales, out);
-            }
-        }
-    }
     fn row_codes(&self, row: usize, out: &mut [u8]) {
         let Form::Grouped(g) = &self.form else { return };
         let mask = (0xffu8 >> (8 - g.bits)) as u64 * 0x0101_0101_0101_0101;

@@ -149,7 +149,8 @@ pub(crate) unsafe fn int_panels<S: Dot>(
             if layout.table.is_some() || layout.bits != 8 {
                 let out = scratch.weights[p].as_mut_ptr().cast();
                 with_width!(S, layout, expand(*own, out));
-                own.codes = out;
+                // These were asked for when they were packed.
+                (own.codes, own.ahead) = (out, None);
             }
         }
         for (first, width) in tiles(from, to, S::COLUMNS) {
