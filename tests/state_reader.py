@@ -115,8 +115,9 @@ def is_count(n, least=0, most=1 << 63):
 
 def manifest(raw):
     m = json.loads(raw.decode("utf-8"))
-    need(type(m) is dict and sorted(m) == FIELDS and m["version"] == 1, "fields of a manifest")
-    need(list(m) == FIELDS, "ascending keys")
+    fields = FIELDS + ["windows"] if type(m) is dict and m.get("windows") else FIELDS
+    need(type(m) is dict and sorted(m) == fields and m["version"] == 1, "fields of a manifest")
+    need(list(m) == fields, "ascending keys")
     if m["extra"] is None and m["sampler"] is None:  # numbers of the writer's own have more than one spelling elsewhere
         need(json.dumps(m, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode() == raw, "canonical JSON")
     n = len(m["tokens"])
@@ -124,7 +125,13 @@ def manifest(raw):
     need(is_count(m["page_tokens"], 1, 1 << 20), "page_tokens")
     pages = -(-n // m["page_tokens"])
     ends = m["snapshots"] and m["snapshots"][-1]["position"] == n
-    need(len(m["pages"]) == pages or (not m["pages"] and ends), "pages")
+    windows = m.get("windows", [])
+    need(len(m["pages"]) == pages or (not m["pages"] and (ends or len(windows) == pages)), "pages")
+    last = -1
+    for w in windows:
+        need(sorted(w) == ["object", "page", "tokens"] and is_count(w["page"], last + 1, pages - 1), "windows")
+        last = w["page"]
+        need(is_count(w["tokens"], 1, min(m["page_tokens"], n - last * m["page_tokens"])), "tokens of a window")
     last = 0
     for s in m["snapshots"]:
         need(sorted(s) == ["object", "position"] and is_count(s["position"], last + 1, n), "snapshots")
@@ -142,7 +149,7 @@ def manifest(raw):
 
 
 def objects(m):
-    return m["pages"] + [s["object"] for s in m["snapshots"]] + ([m["logits"]] if m["logits"] is not None else [])
+    return m["pages"] + [x["object"] for x in m["snapshots"] + m.get("windows", [])] + ([m["logits"]] if m["logits"] is not None else [])
 
 
 def sealed(name, file, first, keys):

@@ -111,11 +111,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             }
             bar.inc(1);
         }
-        let kv =
-            engine.model().state_specs().iter().map(|s| s.bytes_per_token(engine.cache().dtype)).sum::<usize>() as u64;
+        let (seen, dtype) = (depth + args.tg / 2, engine.cache().dtype);
+        let kv = engine.model().state_specs().iter().map(|s| s.bytes_in_reach(seen, dtype)).sum::<usize>() as u64;
         let fixed = engine.model().state_specs().iter().map(|s| s.fixed_bytes()).sum::<usize>() as u64;
         // A recurrent state is read and written.
-        let read = weights_bytes + kv * (depth as u64 + args.tg as u64 / 2) + 2 * fixed;
+        let read = weights_bytes + kv + 2 * fixed;
         rows.extend(Row::of("pp", args.pp, depth, &pp, None, bandwidth));
         rows.extend(Row::of("tg", args.tg, depth, &tg, Some(read), bandwidth));
     }

@@ -41,6 +41,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let (experts, lazy) = (engine.model().expert_bytes(), engine.model().shelf().is_some());
     let arch: Option<&ArchEntry> = loader.registries.archs().iter().copied().find(|a| a.name == plan.arch);
     let per_token: usize = engine.model().state_specs().iter().map(|s| s.bytes_per_token(dtype)).sum();
+    let window = engine.model().standing().window_tokens();
+    let windowed: usize = engine.model().state_specs().iter().map(|s| s.windowed_bytes(dtype)).sum();
     let fixed: usize = engine.model().state_specs().iter().map(|s| s.fixed_bytes()).sum();
     // Asked before the tensors are looked at one by one: looking counts as use.
     let unused: Vec<&str> = checkpoint.weights.unused().collect();
@@ -60,6 +62,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         "tied_head": plan.head.name.is_none(),
         "cache": engine.cache().name,
         "state_bytes_per_token": per_token,
+        "state_bytes_per_token_in_window": windowed,
+        "state_window_tokens": window,
         "state_bytes_fixed": fixed,
         "forecast": forecast.map(|f| json!({
             "context": context,
@@ -93,9 +97,13 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         println!("{:>5}  {:16} {:12} {:24} ", layer["layer"], word("mixer"), word("ffn"), word("state"));
     }
     println!(
-        "state: {} a token with --kv {}, {} fixed",
+        "state: {} a token with --kv {}{}, {} fixed",
         bytes(per_token as u64),
         engine.cache().name,
+        match windowed {
+            0 => String::new(),
+            windowed => format!(" and {} for each of the last {window}", bytes(windowed as u64)),
+        },
         bytes(fixed as u64)
     );
     if experts != ExpertBytes::default() {
@@ -133,9 +141,10 @@ fn describe(i: usize, layer: &reverie::rooms::model::plan::Layer, dtype: DType) 
             Part::Mixer(m) => {
                 let spec = m.state();
                 let kinds: Vec<&str> = spec.kinds().iter().map(|k| k.name()).collect();
-                let growth = match (spec.bytes_per_token(dtype), spec.fixed_bytes()) {
-                    (0, fixed) => bytes(fixed as u64),
-                    (token, _) => format!("{token} B/token"),
+                let growth = match (spec.bytes_per_token(dtype), spec.windowed_bytes(dtype), spec.fixed_bytes()) {
+                    (0, 0, fixed) => bytes(fixed as u64),
+                    (0, token, _) => format!("{token} B/token in reach"),
+                    (token, ..) => format!("{token} B/token"),
                 };
                 mixers.push(m.kind());
                 states.push(match m.reads() {

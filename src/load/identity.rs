@@ -83,10 +83,12 @@ impl Facts {
             Numerics::Exact => "exact",
             Numerics::Int8 => "int8",
         };
+        // The windowed layers' pages are objects of their own.
+        let apart = if model.standing().windowed() { ", windows apart" } else { "" };
         let plan = format!("{:?}", model.plan());
         let fields = [
             ("adapter", "none".to_owned()),
-            ("cache", format!("{} in pages of {PAGE_TOKENS}", engine.cache().name)),
+            ("cache", format!("{} in pages of {PAGE_TOKENS}{apart}", engine.cache().name)),
             ("numerics", format!("{NUMERICS_VERSION} {numerics}, blocks of {ACT_BLOCK}, spans of {SPAN_PAGES}")),
             ("plan", Hash::of(plan.as_bytes()).to_string()),
             ("template", self.template.as_ref().map_or("none".into(), |t| Hash::of(t.as_bytes()).to_string())),

@@ -14,6 +14,7 @@ mod prefix;
 mod refusals;
 mod same_bits;
 mod sleep;
+mod window;
 
 pub use same_bits::Subject;
 

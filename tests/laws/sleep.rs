@@ -97,7 +97,8 @@ fn sleeping_again_writes_what_is_new_and_forks_share() {
             text.extend([fork, 1, 2, 3]);
             child.sync(&text, &mut |_| Go::On).expect("sync");
             let asleep = child.sleep(&format!("fork-{fork}"), Expect::Absent, Note::default()).expect("sleep");
-            let page = child.state_bytes() as u64 / 5;
+            let spec = |need| loaded.engine().cache().kv(need).page_bytes();
+            let page = specs.iter().filter_map(|s| s.kv).map(spec).sum::<usize>() as u64;
             let most = page + fixed as u64 + vocab as u64 * 4 + 4096;
             assert!(asleep.new_bytes <= most, "{}: {} new bytes, {most} expected", name(&path), asleep.new_bytes);
         }

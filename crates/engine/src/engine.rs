@@ -81,7 +81,7 @@ impl Engine {
         }
         model.backend().memory().set_limit(spec.memory);
         let plain = |model: Arc<Model>, limit, forecaster| Engine {
-            tree: Mutex::new(Tree::new(model.standing())),
+            tree: Mutex::new(Tree::new(model.standing().clone())),
             model,
             cache,
             chunk: spec.chunk,
@@ -207,8 +207,13 @@ impl Engine {
 
     /// Lets go of what is kept beyond `EngineSpec::keep`.
     pub(crate) fn trim_tree(&self) {
+        self.trim_to(self.keep);
+    }
+
+    /// Lets go of what is kept for later beyond `bytes`, least used first.
+    pub fn trim_to(&self, bytes: u64) {
         let mut tree = self.tree();
-        let over = tree.held_bytes().saturating_sub(self.keep);
+        let over = tree.held_bytes().saturating_sub(bytes);
         if over > 0 {
             tree.evict(over);
         }

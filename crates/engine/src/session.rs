@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use reverie_memory::Snapshot;
+use reverie_memory::{Snapshot, Window};
 use reverie_model::{Sequence, State, Want};
 use reverie_tensor::backend::PAGE_TOKENS;
 use reverie_tensor::{Class, Tensor};
@@ -17,6 +17,9 @@ const INTERVAL_MARKS: usize = 8;
 
 /// Tokens between the first marks of a long read.
 const INTERVAL_TOKENS: usize = 1024;
+
+/// Windows that fit between two such marks at least, where layers have one: a mark keeps the pages of its window.
+const INTERVAL_WINDOWS: usize = 16;
 
 /// How far a read has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +59,8 @@ pub struct Session {
     pub(crate) logits: Option<Tensor>,
     /// Snapshots of this timeline that the store has, ascending by position.
     pub(crate) asleep: Vec<Snapshot>,
+    /// Pages of windowed layers that the store has for them, ascending.
+    pub(crate) windows_asleep: Vec<Window>,
 }
 
 impl Drop for Session {
@@ -67,7 +72,7 @@ impl Drop for Session {
 impl Session {
     pub(crate) fn new(engine: Arc<Engine>) -> Session {
         let state = engine.empty_state();
-        Session { engine, state, tokens: Vec::new(), logits: None, asleep: Vec::new() }
+        Session { engine, state, tokens: Vec::new(), logits: None, asleep: Vec::new(), windows_asleep: Vec::new() }
     }
 
     /// The engine it belongs to.
@@ -123,7 +128,9 @@ impl Session {
         let reused = self.tokens.len();
         engine.make_room(tokens.len(), self.state.bytes())?;
         engine.tree().count(reused, diverged.as_ref());
-        let (mut marked, mut interval) = (reused, INTERVAL_TOKENS);
+        let standing = engine.model.standing();
+        let windows = standing.window_tokens().saturating_mul(INTERVAL_WINDOWS);
+        let (mut marked, mut interval) = (reused, INTERVAL_TOKENS.max(windows));
         while self.tokens.len() < tokens.len() {
             let from = self.tokens.len();
             let next = &tokens[from..tokens.len().min(from + engine.chunk)];
@@ -132,7 +139,7 @@ impl Session {
             let done = self.tokens.len();
             if last {
                 self.keep(Why::Turn);
-            } else if self.state.is_recurrent() && done >= marked + interval {
+            } else if !standing.anywhere() && done >= marked.saturating_add(interval) {
                 self.keep(Why::Interval);
                 marked = done;
                 if engine.tree().thin(&self.tokens, INTERVAL_MARKS) {
@@ -203,6 +210,7 @@ impl Session {
             tokens: self.tokens.clone(),
             logits: self.logits.clone(),
             asleep: self.asleep.clone(),
+            windows_asleep: self.windows_asleep.clone(),
         }
     }
 
@@ -235,6 +243,8 @@ impl Session {
         };
         let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count().min(at);
         self.asleep.retain(|s| s.position <= common);
+        let within = self.windows_asleep.iter().filter_map(|w| w.within(PAGE_TOKENS, common));
+        self.windows_asleep = within.collect();
         self.tokens.clear();
         self.tokens.extend_from_slice(&tokens[..state.len()]);
         (self.state, self.logits) = (state, logits);

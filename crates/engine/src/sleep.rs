@@ -1,19 +1,21 @@
 //! Sleep and wake: a session's pages, snapshots and logits become objects of the store, a manifest says what they are, and the same
-//! bits come back in any process. A page object holds the bytes of one page of every layer, in layer order; a snapshot object the
-//! slots of every layer. What the tokens say, the caller tells.
+//! bits come back in any process. A page object holds the bytes of one page of every layer that sees all tokens, in layer order; a window
+//! object the same of the windowed layers; a snapshot object the slots of every layer. What the tokens say, the caller tells.
 
 use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use reverie_memory::{Expect, Hash, Identity, Manifest, Snapshot, Store, Turn, Value, Writer};
-use reverie_model::{Checkpoint, State};
+use reverie_memory::{Expect, Hash, Identity, Manifest, Snapshot, Store, Turn, Value, Window, Writer};
+use reverie_model::{Checkpoint, Page, State};
 use reverie_tensor::backend::PAGE_TOKENS;
 use reverie_tensor::{Backend, Class, DType, KvSpec, Tensor};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::session::Session;
+use crate::tree::Stored;
 
 /// Where an engine's sessions sleep, and what their bytes depend on.
 #[derive(Clone, Debug)]
@@ -185,34 +187,52 @@ impl Engine {
     pub(crate) fn raise(&self, store: &Store, manifest: &Manifest, at: usize) -> Result<(State, Option<Tensor>)> {
         let backend = self.model.backend().as_ref();
         let empty = self.empty_state();
-        let specs = empty.page_specs();
+        let (specs, standing) = (empty.page_specs(), self.model.standing());
         let tokens = &manifest.tokens[..at];
         if manifest.page_tokens != PAGE_TOKENS {
             return Err(Error::PageTokens { found: manifest.page_tokens, expected: PAGE_TOKENS });
         }
-        let all = at.div_ceil(PAGE_TOKENS);
-        let mut pages = self.tree().whole_pages(tokens);
-        // Where no layer keeps keys and values, pages are empty and there is nothing to read.
-        let known = if specs.is_empty() { all } else { pages.len() };
-        pages.resize(all, Vec::new());
+        let nowhere = || Error::CannotStand { at, deepest: manifest.stands(at.saturating_sub(1)) };
         let mut point = None;
-        if self.model.is_recurrent() && at > 0 {
-            let object = manifest.snapshots.iter().find(|s| s.position == at).map(|s| s.object);
-            let object = object.ok_or(Error::CannotStand { at, deepest: manifest.stands(at) })?;
-            let mut fresh = Checkpoint::blank(at, self.model.state_specs(), backend)?;
-            fill(store, backend, &object, &mut fresh.tensors_mut().collect::<Vec<_>>())?;
-            point = Some(fresh);
+        if !standing.anywhere() && at > 0 {
+            let snapshot = manifest.snapshots.iter().find(|s| s.position == at);
+            if snapshot.is_none() && (standing.recurrent() || !manifest.snapshots.is_empty()) {
+                return Err(nowhere());
+            }
+            if let Some(snapshot) = snapshot.filter(|_| standing.recurrent()) {
+                let mut fresh = Checkpoint::blank(at, self.model.state_specs(), backend)?;
+                fill(store, backend, &snapshot.object, &mut fresh.slots_mut().collect::<Vec<_>>())?;
+                point = Some(fresh);
+            }
         }
-        let jobs: Vec<_> = pages[known..].iter_mut().zip(&manifest.pages[known.min(manifest.pages.len())..]).collect();
-        if jobs.len() + known < all {
-            return Err(Error::CannotStand { at, deepest: jobs.len() * PAGE_TOKENS });
+        let known = self.tree().known(tokens);
+        let mut pages = vec![Page::default(); at.div_ceil(PAGE_TOKENS)];
+        let mut jobs = Vec::new();
+        for (p, page) in pages.iter_mut().enumerate() {
+            let Page { whole, windowed } = page;
+            let (shared, filled) =
+                (known.get(p).filter(|_| p < at / PAGE_TOKENS), (at - p * PAGE_TOKENS).min(PAGE_TOKENS));
+            match shared.filter(|k| k.page.whole.len() == specs.whole.len() && k.is_whole) {
+                Some(known) => whole.clone_from(&known.page.whole),
+                // Where every layer has a window or slots, pages are empty and there is nothing to read.
+                None if specs.whole.is_empty() => {}
+                None => jobs.push((whole, *manifest.pages.get(p).ok_or_else(nowhere)?, &specs.whole)),
+            }
+            if standing.needed(at).contains(&p) {
+                match shared.filter(|k| k.window_tokens == PAGE_TOKENS) {
+                    Some(known) => windowed.clone_from(&known.page.windowed),
+                    None => {
+                        let there = manifest.windows.iter().find(|w| w.page == p && w.tokens >= filled);
+                        jobs.push((windowed, there.ok_or_else(nowhere)?.object, &specs.windowed));
+                    }
+                }
+            }
         }
-        each(readers(), jobs, |(page, object)| {
-            *page = raise_page(store, backend, object, &specs)?;
+        each(readers(), jobs, |(tensors, object, specs)| {
+            *tensors = raise_page(store, backend, &object, specs)?;
             Ok(())
         })?;
-        let state = empty.standing(at, self.model.standing(), pages.iter().map(|p| &p[..]), point.as_ref());
-        let state = state.ok_or(Error::CannotStand { at, deepest: 0 })?;
+        let state = empty.at(at, pages.iter(), point.as_ref()).ok_or_else(nowhere)?;
         let logits = match manifest.logits.filter(|_| at == manifest.tokens.len()) {
             Some(object) => {
                 let bytes = store.get(&object)?;
@@ -228,6 +248,15 @@ impl Engine {
         };
         Ok((state, logits))
     }
+}
+
+/// Some layers' part of a page that goes to the store.
+struct Part {
+    /// Empty if only its name is known here: it is there.
+    tensors: Vec<Tensor>,
+    /// Its first tokens that are meant.
+    tokens: usize,
+    stored: Option<Hash>,
 }
 
 impl Session {
@@ -248,7 +277,7 @@ impl Session {
         let writer = store.writer()?;
         let mut asleep = Asleep { hash: Hash::of(b""), state_bytes: 0, new_bytes: 0, disk_bytes: 0, new_pages: 0 };
         let pages = self.put_pages(&writer, &mut asleep)?;
-        let snapshots = self.put_snapshots(&writer, &mut asleep)?;
+        let (snapshots, windows) = self.put_snapshots(&writer, &mut asleep, &note.turns)?;
         let logits = match &self.logits {
             Some(logits) => {
                 let values = engine.model.backend().read(logits)?;
@@ -274,66 +303,135 @@ impl Session {
             text: note.text,
             tokens: self.tokens.clone(),
             turns: note.turns,
+            windows: windows.clone(),
             ..Manifest::default()
         };
         asleep.hash = writer.commit(name, expect, &manifest)?;
-        self.asleep = snapshots;
+        (self.asleep, self.windows_asleep) = (snapshots, windows);
         Ok(asleep)
     }
 
-    /// Puts the pages, the last one with nothing beyond its last token, and gives their names.
+    /// Puts the pages of the layers that see every token, and gives their names.
     fn put_pages(&self, writer: &Writer, asleep: &mut Asleep) -> Result<Vec<Hash>> {
-        let backend = self.engine.model.backend().as_ref();
-        let specs = self.state.page_specs();
+        let specs = self.state.page_specs().whole;
         if specs.is_empty() {
             return Ok(Vec::new());
         }
-        let known = self.engine.tree().stored(&self.tokens);
-        let n = self.tokens.len().div_ceil(PAGE_TOKENS);
+        let known = self.engine.tree().known(&self.tokens);
+        let n = self.tokens.len();
+        let part = |p: usize| Part {
+            tensors: self.state.page(p).whole,
+            tokens: (n - p * PAGE_TOKENS).min(PAGE_TOKENS),
+            stored: known.get(p).and_then(|k| k.stored.whole),
+        };
+        let names = self.put_parts(writer, asleep, (0..n.div_ceil(PAGE_TOKENS)).map(part).collect(), &specs)?;
+        let stored = |(p, &name)| (p, Stored { whole: Some(name), windowed: None });
+        let whole = names.iter().take(n / PAGE_TOKENS).enumerate().map(stored).collect();
+        self.engine.tree().set_stored(&self.tokens, &whole);
+        Ok(names)
+    }
+
+    /// Puts parts of pages, with nothing beyond their last tokens, and gives their names.
+    fn put_parts(&self, writer: &Writer, asleep: &mut Asleep, parts: Vec<Part>, specs: &[KvSpec]) -> Result<Vec<Hash>> {
+        let backend = self.engine.model.backend().as_ref();
         // A name that a sweep has taken away is written again.
-        let there = |name: &Hash| writer.has(name);
-        let mut names: Vec<Option<Hash>> = (0..n).map(|p| known.get(p).copied().flatten().filter(there)).collect();
+        let there = |part: &Part| part.stored.filter(|name| part.tensors.is_empty() || writer.has(name));
+        let mut names: Vec<Option<Hash>> = parts.iter().map(there).collect();
         let page_bytes: u64 = specs.iter().map(|s| s.page_bytes() as u64).sum();
         asleep.state_bytes += page_bytes * names.iter().flatten().count() as u64;
         let tally = Mutex::new(asleep);
-        let jobs: Vec<(usize, &mut Option<Hash>)> = names.iter_mut().enumerate().filter(|(_, n)| n.is_none()).collect();
-        each(writers(), jobs, |(p, name)| {
-            let page = self.state.page(p);
-            let filled = (self.tokens.len() - p * PAGE_TOKENS).min(PAGE_TOKENS);
-            let mut parts = page.iter().map(|t| bytes_of(backend, t)).collect::<Result<Vec<_>>>()?;
-            if filled < PAGE_TOKENS {
-                parts.iter_mut().zip(&specs).for_each(|(bytes, spec)| spec.clear_after(filled, bytes.to_mut()));
+        let jobs: Vec<_> = parts.iter().zip(&mut names).filter(|(_, name)| name.is_none()).collect();
+        each(writers(), jobs, |(part, name)| {
+            let mut bytes = part.tensors.iter().map(|t| bytes_of(backend, t)).collect::<Result<Vec<_>>>()?;
+            if part.tokens < PAGE_TOKENS {
+                bytes.iter_mut().zip(specs).for_each(|(bytes, spec)| spec.clear_after(part.tokens, bytes.to_mut()));
             }
-            let stored = put(writer, &parts)?;
+            let stored = put(writer, &bytes)?;
             tally.lock().unwrap_or_else(PoisonError::into_inner).count(&stored, 1);
             *name = Some(stored.hash);
             Ok(())
         })?;
-        let names: Vec<Hash> = names.into_iter().flatten().collect();
-        let whole = &names[..self.tokens.len() / PAGE_TOKENS];
-        self.engine.tree().set_stored(&self.tokens, whole);
-        Ok(names)
+        Ok(names.into_iter().flatten().collect())
     }
 
-    /// Puts the slots of every mark on the way, and gives their places: those of this process and those that were asleep before.
-    fn put_snapshots(&self, writer: &Writer, asleep: &mut Asleep) -> Result<Vec<Snapshot>> {
+    /// Puts the slots of every mark on the way and the windowed layers' pages around it, and gives their places: those of this process
+    /// and those that were asleep before. A state whose windowed layers still have every page stands anywhere and needs no mark.
+    fn put_snapshots(
+        &self,
+        writer: &Writer,
+        asleep: &mut Asleep,
+        turns: &[Turn],
+    ) -> Result<(Vec<Snapshot>, Vec<Window>)> {
         let backend = self.engine.model.backend().as_ref();
-        if !self.state.is_recurrent() {
-            return Ok(Vec::new());
+        let standing = self.state.standing();
+        if standing.anywhere() {
+            return Ok((Vec::new(), Vec::new()));
         }
+        let n = self.tokens.len();
+        let (marks, known) = {
+            let tree = self.engine.tree();
+            (tree.marks(&self.tokens), tree.known(&self.tokens))
+        };
         let mut snapshots = self.asleep.clone();
-        for mark in self.engine.tree().marks(&self.tokens) {
+        for mark in marks {
             let position = mark.point.position();
             if snapshots.iter().any(|s| s.position == position) {
                 continue;
             }
-            let parts = mark.point.tensors().map(|t| bytes_of(backend, t)).collect::<Result<Vec<_>>>()?;
+            let parts = mark.point.slots().map(|t| bytes_of(backend, t)).collect::<Result<Vec<_>>>()?;
             let stored = put(writer, &parts)?;
             asleep.count(&stored, 0);
             snapshots.push(Snapshot { object: stored.hash, position });
         }
+        if !standing.recurrent() {
+            // Where there are no slots, a turn's end is as good a place as a mark.
+            let object = put(writer, &[])?.hash;
+            let ends = turns.iter().map(|t| t.tokens).filter(|&end| (1..=n).contains(&end));
+            snapshots.extend(ends.map(|position| Snapshot { object, position }));
+        }
         snapshots.sort_by_key(|s| s.position);
-        Ok(snapshots)
+        snapshots.dedup_by_key(|s| s.position);
+        if !standing.windowed() {
+            return Ok((snapshots, Vec::new()));
+        }
+        let best = |p: usize| -> Option<Part> {
+            let filled = (n - p * PAGE_TOKENS).min(PAGE_TOKENS);
+            let own = self.state.page(p).windowed;
+            let known = known.get(p).cloned().unwrap_or_default();
+            let (tensors, tokens) =
+                if own.is_empty() { (known.page.windowed, known.window_tokens) } else { (own, filled) };
+            let before = self.windows_asleep.iter().find(|w| w.page == p).filter(|w| w.tokens >= tokens);
+            match before {
+                Some(w) => {
+                    let tensors = if w.tokens == tokens { tensors } else { Vec::new() };
+                    Some(Part { tensors, tokens: w.tokens, stored: Some(w.object) })
+                }
+                None if tokens == 0 => None,
+                None => Some(Part { tensors, tokens, stored: known.stored.windowed.filter(|_| tokens == PAGE_TOKENS) }),
+            }
+        };
+        let mut parts: BTreeMap<usize, Part> =
+            (0..n.div_ceil(PAGE_TOKENS)).filter_map(|p| Some((p, best(p)?))).collect();
+        let whole = |p: usize, at: usize| {
+            parts.get(&p).is_some_and(|part| part.tokens >= (at - p * PAGE_TOKENS).min(PAGE_TOKENS))
+        };
+        if !standing.recurrent() && (0..n.div_ceil(PAGE_TOKENS)).all(|p| whole(p, n)) {
+            snapshots.clear();
+        } else {
+            // What the budget took meanwhile is no place to stand any more.
+            snapshots.retain(|s| standing.needed(s.position).all(|p| whole(p, s.position)));
+            let needed: BTreeSet<usize> = snapshots.iter().flat_map(|s| standing.needed(s.position)).collect();
+            parts.retain(|p, _| needed.contains(p));
+        }
+        let (pages, parts): (Vec<usize>, Vec<Part>) = parts.into_iter().unzip();
+        let tokens: Vec<usize> = parts.iter().map(|part| part.tokens).collect();
+        let names = self.put_parts(writer, asleep, parts, &self.state.page_specs().windowed)?;
+        let windows = pages.iter().zip(tokens).zip(names);
+        let windows: Vec<_> = windows.map(|((&page, tokens), object)| Window { object, page, tokens }).collect();
+        let stored = |w: &Window| (w.page, Stored { whole: None, windowed: Some(w.object) });
+        let whole = windows.iter().filter(|w| w.tokens == PAGE_TOKENS).map(stored).collect();
+        self.engine.tree().set_stored(&self.tokens, &whole);
+        Ok((snapshots, windows))
     }
 
     /// Stands where `manifest` says.
@@ -353,9 +451,14 @@ impl Session {
         self.tokens = manifest.tokens[..at].to_vec();
         (self.state, self.logits) = (state, logits);
         self.asleep = manifest.snapshots.iter().copied().filter(|s| s.position <= at).collect();
+        self.windows_asleep = manifest.windows.iter().filter_map(|w| w.within(PAGE_TOKENS, at)).collect();
         self.mark();
-        let whole = &manifest.pages[..(at / PAGE_TOKENS).min(manifest.pages.len())];
-        self.engine.tree().set_stored(&self.tokens, whole);
+        let mut stored: BTreeMap<usize, Stored> = BTreeMap::new();
+        manifest.pages.iter().enumerate().for_each(|(p, &name)| stored.entry(p).or_default().whole = Some(name));
+        for w in self.windows_asleep.iter().filter(|w| w.tokens == PAGE_TOKENS) {
+            stored.entry(w.page).or_default().windowed = Some(w.object);
+        }
+        self.engine.tree().set_stored(&self.tokens, &stored);
         Ok(())
     }
 

@@ -1,11 +1,14 @@
 //! The prefix tree: every page that was computed stays findable by its tokens until the budget takes it. A node is one page of
-//! tokens with its keys and values (one tensor a layer) and the marks inside it: places where every layer can stand. Nodes share
-//! their tensors with the sessions that wrote them. Knows ids and handles, no text and no disk format.
+//! tokens with its keys and values (one tensor a layer; those of windowed layers only near places where sessions stood) and the marks
+//! inside it: places where somebody stood. Nodes share their tensors with the sessions that wrote them. Knows ids and handles, no text
+//! and no disk format.
 
-use std::collections::VecDeque;
+mod evict;
+
+use std::collections::{BTreeMap, VecDeque};
 
 use reverie_memory::Hash;
-use reverie_model::{Checkpoint, Standing, State};
+use reverie_model::{Checkpoint, Page, Standing, State};
 use reverie_tensor::Tensor;
 use reverie_tensor::backend::PAGE_TOKENS;
 
@@ -18,7 +21,7 @@ const KEPT_DIVERGENCES: usize = 16;
 /// Ids shown on each side of a divergence.
 const SHOWN_TOKENS: usize = 8;
 
-/// A place where every layer can stand.
+/// A place where somebody stood: every layer can, as long as its window is kept.
 #[derive(Clone)]
 pub(crate) struct Mark {
     pub(crate) point: Checkpoint,
@@ -54,6 +57,25 @@ impl Heat {
     }
 }
 
+/// What a whole page is called in the store: the part of the layers that see every token, and that of the windowed ones.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Stored {
+    pub(crate) whole: Option<Hash>,
+    pub(crate) windowed: Option<Hash>,
+}
+
+/// What is known of a page along some tokens.
+#[derive(Clone, Default)]
+pub(crate) struct Known {
+    pub(crate) page: Page,
+    /// True if all of its tokens are.
+    pub(crate) is_whole: bool,
+    /// Its first tokens for which the windowed layers' part is there.
+    pub(crate) window_tokens: usize,
+    /// Of a whole page only.
+    pub(crate) stored: Stored,
+}
+
 struct Node {
     parent: Option<usize>,
     children: Vec<usize>,
@@ -61,10 +83,13 @@ struct Node {
     start: usize,
     /// At most a page; only a full page has children.
     tokens: Vec<u32>,
-    /// One a layer with keys and values.
-    page: Vec<Tensor>,
-    /// Its name in the store, once it was written or read there. Of a whole page only.
-    stored: Option<Hash>,
+    page: Page,
+    /// Its first tokens for which the windowed layers' part is there.
+    window_tokens: usize,
+    /// When that part was last what a session stood on.
+    window_heat: Heat,
+    /// Its names in the store, once it was written or read there. Of a whole page only.
+    stored: Stored,
     /// Ascending by position.
     marks: Vec<Mark>,
     heat: Heat,
@@ -178,41 +203,70 @@ impl Tree {
     /// The deepest position up to `to` at which every layer can stand.
     pub(crate) fn stand(&self, found: &Found, to: usize) -> usize {
         let to = to.min(found.matched);
-        match self.standing {
-            Standing::Anywhere => to,
-            Standing::AtMarks => self.deepest_mark(found, to).map_or(0, |(_, m)| m.point.position()),
+        if self.standing.anywhere() {
+            return to;
         }
+        found.near.iter().map(|&(n, end)| self.deepest_in(found, n, end.min(to))).max().unwrap_or(0)
     }
 
-    fn deepest_mark(&self, found: &Found, to: usize) -> Option<(usize, &Mark)> {
-        let of = |&(n, end): &(usize, usize)| {
-            let mark = self.node(n).marks.iter().rfind(|m| m.point.position() <= end.min(to))?;
-            Some((n, mark))
+    /// The deepest position in node `n` up to `end` at which every layer can stand, or 0.
+    fn deepest_in(&self, found: &Found, n: usize, end: usize) -> usize {
+        let node = self.node(n);
+        if self.standing.recurrent() {
+            let mut marks = node.marks.iter().rev().map(|m| m.point.position()).filter(|&p| p <= end);
+            return marks.find(|&p| self.window_is_whole(found, n, p)).unwrap_or(0);
+        }
+        // A shorter text needs what a longer one does and more: one try is enough.
+        let at = end.min(node.start + node.window_tokens);
+        if at > node.start && self.window_is_whole(found, n, at) { at } else { 0 }
+    }
+
+    /// True if the windowed layers can stand at `at`, inside node `n`.
+    fn window_is_whole(&self, found: &Found, n: usize, at: usize) -> bool {
+        let last = self.node(n);
+        let whole = |p: usize| match found.path.get(p) {
+            _ if p * PAGE_TOKENS == last.start => last.start + last.window_tokens >= at,
+            Some(&before) => self.node(before).window_tokens == PAGE_TOKENS,
+            None => false,
         };
-        found.near.iter().filter_map(of).max_by_key(|(_, m)| (m.point.position(), m.logits.is_some()))
+        self.standing.needed(at).all(whole)
     }
 
-    fn mark_at(&self, found: &Found, position: usize) -> Option<(usize, &Mark)> {
-        self.deepest_mark(found, position).filter(|(_, m)| m.point.position() == position)
+    /// The node in which a state at `at` ends, and the mark there if there is one; one with its logits first. The way may have
+    /// neighbours that begin as it does.
+    fn place(&self, found: &Found, at: usize) -> Option<(usize, Option<&Mark>)> {
+        let ends = |&&(n, end): &&(usize, usize)| self.node(n).start < at && at <= end;
+        let place = |&(n, end): &(usize, usize)| {
+            let mark = self.node(n).marks.iter().find(|m| m.point.position() == at);
+            let stands = match (self.standing.anywhere(), self.standing.recurrent() && mark.is_none()) {
+                (true, _) => true,
+                (_, true) => false,
+                _ => self.window_is_whole(found, n, at),
+            };
+            stands.then_some((n, end, mark))
+        };
+        let places = found.near.iter().filter(ends).filter_map(place);
+        let best = places.max_by_key(|(_, end, m)| (m.is_some_and(|m| m.logits.is_some()), m.is_some(), *end))?;
+        Some((best.0, best.2))
     }
 
     /// A state that stands at `at`, which `stand` gave, with the logits there if they are known. `empty` is any state of the model.
     pub(crate) fn state(&mut self, found: &Found, at: usize, empty: &State) -> Option<(State, Option<Tensor>)> {
         self.clock += 1;
         let clock = self.clock;
-        let pages = at.div_ceil(PAGE_TOKENS);
-        let mark = self.mark_at(found, at);
-        let logits = mark.and_then(|(_, m)| m.logits.clone());
-        // The last page is that of the mark, which may stand beside the way.
-        let mut path: Vec<usize> = found.path.iter().take(pages).copied().collect();
-        if let (Some(last), Some((node, _))) = (path.last_mut(), mark) {
-            *last = node;
-        }
-        let page = |&n: &usize| &*self.node(n).page;
-        let state = empty.standing(at, self.standing, path.iter().map(page), mark.map(|(_, m)| &m.point))?;
-        for n in path {
+        let (node, mark) = self.place(found, at)?;
+        let logits = mark.and_then(|m| m.logits.clone());
+        let mut path: Vec<usize> = found.path.iter().take(at.div_ceil(PAGE_TOKENS)).copied().collect();
+        *path.last_mut()? = node;
+        let page = |&n: &usize| &self.node(n).page;
+        let state = empty.at(at, path.iter().map(page), mark.map(|m| &m.point))?;
+        let needed = self.standing.needed(at);
+        for (p, n) in path.into_iter().enumerate() {
             let node = self.node_mut(n);
             node.heat.hit(clock);
+            if needed.contains(&p) {
+                node.window_heat.hit(clock);
+            }
             node.marks.iter_mut().filter(|m| m.point.position() == at).for_each(|m| m.heat.hit(clock));
         }
         Some((state, logits))
@@ -220,7 +274,7 @@ impl Tree {
 
     /// True if the logits after `position` are known on this path.
     pub(crate) fn has_logits(&self, found: &Found, position: usize) -> bool {
-        self.mark_at(found, position).is_some_and(|(_, m)| m.logits.is_some())
+        self.place(found, position).is_some_and(|(_, m)| m.is_some_and(|m| m.logits.is_some()))
     }
 
     /// Counts a read of which `reused` tokens were known.
@@ -281,6 +335,7 @@ impl Tree {
             return;
         }
         self.clock += 1;
+        let held = self.standing.held(tokens.len());
         let mut at = None;
         let mut path = Vec::new();
         for (p, page) in tokens.chunks(PAGE_TOKENS).enumerate() {
@@ -289,7 +344,7 @@ impl Tree {
                 // The node has all of it.
                 Some((n, shared)) if shared == page.len() => {
                     if shared == PAGE_TOKENS {
-                        state.share_page(p, &self.node(n).page);
+                        state.share_page(p, &self.whole_page(n));
                     }
                     n
                 }
@@ -297,15 +352,18 @@ impl Tree {
                 Some((n, shared)) if shared == self.node(n).tokens.len() => {
                     let node = self.node_mut(n);
                     node.tokens = page.to_vec();
-                    node.page = state.page(p);
+                    node.page.whole = state.page(p).whole;
                     n
                 }
-                _ => self.add(at, p * PAGE_TOKENS, page, state.page(p)),
+                _ => self.add(at, p * PAGE_TOKENS, page, state.page(p).whole),
             };
+            if held.contains(&p) {
+                self.keep_window(here, page.len(), state.page(p).windowed);
+            }
             path.push(here);
             at = Some(here);
         }
-        let (clock, point) = (self.clock, state.checkpoint());
+        let (clock, point) = (self.clock, state.checkpoint().without_pages());
         let Some(&last) = path.last() else { return };
         let marks = &mut self.node_mut(last).marks;
         let after = marks.iter().filter(|m| m.point.position() < point.position()).count();
@@ -322,7 +380,27 @@ impl Tree {
         }
     }
 
-    fn add(&mut self, parent: Option<usize>, start: usize, tokens: &[u32], page: Vec<Tensor>) -> usize {
+    /// A node's page, its windowed part only if that is whole.
+    fn whole_page(&self, n: usize) -> Page {
+        let node = self.node(n);
+        let windowed = if node.window_tokens == PAGE_TOKENS { node.page.windowed.clone() } else { Vec::new() };
+        Page { windowed, ..node.page.clone() }
+    }
+
+    /// Keeps the windowed layers' part of a node's first `n_tokens`, unless it has more.
+    fn keep_window(&mut self, n: usize, n_tokens: usize, windowed: Vec<Tensor>) {
+        let clock = self.clock;
+        let node = self.node_mut(n);
+        if windowed.is_empty() {
+            return;
+        }
+        node.window_heat.hit(clock);
+        if node.window_tokens < n_tokens {
+            (node.page.windowed, node.window_tokens) = (windowed, n_tokens);
+        }
+    }
+
+    fn add(&mut self, parent: Option<usize>, start: usize, tokens: &[u32], whole: Vec<Tensor>) -> usize {
         let mut heat = Heat::default();
         heat.hit(self.clock);
         let node = Node {
@@ -330,8 +408,10 @@ impl Tree {
             children: Vec::new(),
             start,
             tokens: tokens.to_vec(),
-            page,
-            stored: None,
+            page: Page { whole, windowed: Vec::new() },
+            window_tokens: 0,
+            window_heat: Heat::default(),
+            stored: Stored::default(),
             marks: Vec::new(),
             heat,
             pins: 0,
@@ -353,53 +433,41 @@ impl Tree {
         at
     }
 
-    /// Gives up every second interval mark of the path of `tokens` once it has more than `most`, and says so.
-    pub(crate) fn thin(&mut self, tokens: &[u32], most: usize) -> bool {
-        let path = self.find(tokens).path;
-        let intervals = |tree: &Tree| -> Vec<(usize, usize)> {
-            let of = |&n: &usize| {
-                tree.node(n).marks.iter().filter(|m| m.why == Why::Interval).map(move |m| (n, m.point.position()))
-            };
-            path.iter().flat_map(of).collect()
-        };
-        let marks = intervals(self);
-        if marks.len() <= most {
-            return false;
-        }
-        for (n, position) in marks.into_iter().step_by(2) {
-            self.node_mut(n).marks.retain(|m| m.point.position() != position || m.why != Why::Interval);
-        }
-        true
-    }
-
-    /// The whole pages of `tokens` that are known from the first on.
-    pub(crate) fn whole_pages(&self, tokens: &[u32]) -> Vec<Vec<Tensor>> {
+    /// The pages of `tokens` that are known from the first on, the last perhaps in part.
+    pub(crate) fn known(&self, tokens: &[u32]) -> Vec<Known> {
         let found = self.find(tokens);
-        found.path.iter().take(found.matched / PAGE_TOKENS).map(|&n| self.node(n).page.clone()).collect()
+        let known = |&n: &usize| {
+            let node = self.node(n);
+            let shared = common(&node.tokens, &tokens[node.start..]);
+            let is_whole = shared == PAGE_TOKENS;
+            let stored = if is_whole { node.stored } else { Stored::default() };
+            Known { page: node.page.clone(), is_whole, window_tokens: node.window_tokens.min(shared), stored }
+        };
+        found.path.iter().map(known).collect()
     }
 
-    /// Marks on the path of `tokens`, ascending.
+    /// Marks on the path of `tokens` at which every layer can stand, ascending.
     pub(crate) fn marks(&self, tokens: &[u32]) -> Vec<Mark> {
         let found = self.find(tokens);
-        let of =
-            |&(n, end): &(usize, usize)| self.node(n).marks.iter().filter(move |m| m.point.position() <= end).cloned();
+        let of = |&(n, end): &(usize, usize)| {
+            let within = self.node(n).marks.iter().filter(move |m| m.point.position() <= end);
+            let found = &found;
+            within.filter(move |m| self.window_is_whole(found, n, m.point.position())).cloned()
+        };
         let mut marks: Vec<Mark> = found.near.iter().flat_map(of).collect();
         marks.sort_by_key(|m| m.point.position());
         marks.dedup_by_key(|m| m.point.position());
         marks
     }
 
-    /// The stored names of the whole pages of `tokens`, as far as they are known.
-    pub(crate) fn stored(&self, tokens: &[u32]) -> Vec<Option<Hash>> {
+    /// Remembers what the whole pages of `tokens` are called in the store, by page.
+    pub(crate) fn set_stored(&mut self, tokens: &[u32], names: &BTreeMap<usize, Stored>) {
         let found = self.find(tokens);
-        found.path.iter().take(found.matched / PAGE_TOKENS).map(|&n| self.node(n).stored).collect()
-    }
-
-    /// Remembers the stored name of whole page `p` of `tokens`.
-    pub(crate) fn set_stored(&mut self, tokens: &[u32], names: &[Hash]) {
-        let found = self.find(tokens);
-        for (&n, name) in found.path.iter().take(found.matched / PAGE_TOKENS).zip(names) {
-            self.node_mut(n).stored = Some(*name);
+        for (p, &n) in found.path.iter().take(found.matched / PAGE_TOKENS).enumerate() {
+            let Some(name) = names.get(&p) else { continue };
+            let stored = &mut self.node_mut(n).stored;
+            stored.whole = name.whole.or(stored.whole);
+            stored.windowed = name.windowed.or(stored.windowed);
         }
     }
 
@@ -409,64 +477,6 @@ impl Tree {
             let pins = &mut self.node_mut(n).pins;
             *pins = pins.saturating_add_signed(by);
         }
-    }
-
-    /// Bytes that only the tree holds.
-    pub(crate) fn held_bytes(&self) -> u64 {
-        let of = |n: &Node| own_bytes(&n.page) + n.marks.iter().map(mark_bytes).sum::<u64>();
-        self.nodes.iter().flatten().map(of).sum()
-    }
-
-    /// Gives up pages and marks that no session holds, least used first and leaves before their parents, until `bytes` are
-    /// free. Gives what was freed.
-    pub(crate) fn evict(&mut self, bytes: u64) -> u64 {
-        let mut freed = 0;
-        while freed < bytes {
-            let mut candidates = self.candidates();
-            if candidates.is_empty() {
-                break;
-            }
-            candidates.sort_by(|a, b| a.heat.total_cmp(&b.heat));
-            for c in candidates {
-                if freed >= bytes {
-                    break;
-                }
-                freed += c.bytes;
-                self.counters.evictions += 1;
-                self.counters.evicted_bytes += c.bytes;
-                match c.mark {
-                    Some(position) => self.node_mut(c.node).marks.retain(|m| m.point.position() != position),
-                    None => self.remove(c.node),
-                }
-            }
-        }
-        freed
-    }
-
-    /// What could be given up now: leaves that nobody else holds, and marks anywhere.
-    fn candidates(&self) -> Vec<Candidate> {
-        let mut found = Vec::new();
-        for (at, node) in self.nodes.iter().enumerate() {
-            let Some(node) = node.as_ref().filter(|n| n.pins == 0) else { continue };
-            let marks: u64 = node.marks.iter().map(mark_bytes).sum();
-            if node.children.is_empty() {
-                let bytes = own_bytes(&node.page) + marks;
-                // A leaf that a session still holds would free nothing. One without bytes is only a path to nowhere.
-                let empty = node.page.is_empty() && node.marks.is_empty();
-                if empty || bytes > 0 && node.page.iter().all(|t| t.shared_by() == 1) {
-                    found.push(Candidate { heat: node.heat.now(self.clock), node: at, mark: None, bytes });
-                    continue;
-                }
-            }
-            for m in &node.marks {
-                let bytes = mark_bytes(m);
-                if bytes > 0 {
-                    let heat = m.heat.now(self.clock);
-                    found.push(Candidate { heat, node: at, mark: Some(m.point.position()), bytes });
-                }
-            }
-        }
-        found
     }
 
     fn remove(&mut self, at: usize) {
@@ -480,23 +490,7 @@ impl Tree {
 
     /// Forgets everything.
     pub(crate) fn clear(&mut self) {
-        *self = Tree { counters: std::mem::take(&mut self.counters), ..Tree::new(self.standing) };
+        let standing = self.standing.clone();
+        *self = Tree { counters: std::mem::take(&mut self.counters), ..Tree::new(standing) };
     }
-}
-
-struct Candidate {
-    heat: f64,
-    node: usize,
-    /// A mark alone, by its position; none for the whole node.
-    mark: Option<usize>,
-    bytes: u64,
-}
-
-fn own_bytes(tensors: &[Tensor]) -> u64 {
-    tensors.iter().filter(|t| t.shared_by() == 1).map(|t| t.len_bytes() as u64).sum()
-}
-
-fn mark_bytes(mark: &Mark) -> u64 {
-    let logits = mark.logits.iter().filter(|t| t.shared_by() == 1).map(Tensor::len_bytes).sum::<usize>();
-    mark.point.tensors().filter(|t| t.shared_by() == 1).map(Tensor::len_bytes).sum::<usize>() as u64 + logits as u64
 }

@@ -259,6 +259,8 @@ impl Check<'_> {
             let parts = manifest.pages.iter().enumerate().map(|(i, o)| (format!("page {i}"), o));
             let parts =
                 parts.chain(manifest.snapshots.iter().map(|s| (format!("the snapshot at {}", s.position), &s.object)));
+            let parts = parts
+                .chain(manifest.windows.iter().map(|w| (format!("the windowed layers' page {}", w.page), &w.object)));
             let parts = parts.chain(manifest.logits.iter().map(|o| ("the logits".to_owned(), o)));
             for (part, object) in parts {
                 if !self.is_whole(object) {

@@ -45,7 +45,7 @@ pub use hash::Hash;
 pub use history::{Commit, History, RefInfo, TagInfo};
 pub use index::panics_are_findings;
 pub use landing::{Landing, Progress, Transfer};
-pub use manifest::{Identity, MANIFEST_VERSION, MAX_MANIFEST_BYTES, Manifest, Snapshot, Turn};
+pub use manifest::{Identity, MANIFEST_VERSION, MAX_MANIFEST_BYTES, Manifest, Snapshot, Turn, Window};
 pub use name::{MAX_NAME, check_name};
 pub use remote::{Remote, Send};
 pub use serde_json::Value;

@@ -36,7 +36,7 @@ pub struct Manifest {
     pub logits: Option<Hash>,
     /// Tokens of a page.
     pub page_tokens: usize,
-    /// One object a page of `page_tokens` tokens; the last may be partial. Empty where no layer keeps pages.
+    /// One object a page of `page_tokens` tokens; the last may be partial. Empty where no layer keeps all its pages.
     pub pages: Vec<Hash>,
     /// The commit before this one under the same name.
     pub parent: Option<Hash>,
@@ -52,6 +52,29 @@ pub struct Manifest {
     pub turns: Vec<Turn>,
     /// [`MANIFEST_VERSION`].
     pub version: u32,
+    /// Pages of the layers that see a window only, by ascending page: those that the snapshots need. Absent where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub windows: Vec<Window>,
+}
+
+/// A page of the layers that see a window only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Window {
+    /// Its bytes.
+    pub object: Hash,
+    /// Its number, from 0.
+    pub page: usize,
+    /// Its first tokens that are there.
+    pub tokens: usize,
+}
+
+impl Window {
+    /// What of it lies within the first `tokens` of a text in pages of `page_tokens`, if anything does.
+    pub fn within(self, page_tokens: usize, tokens: usize) -> Option<Window> {
+        let left = tokens.checked_sub(self.page.checked_mul(page_tokens)?).filter(|&n| n > 0)?;
+        Some(Window { tokens: self.tokens.min(left), ..self })
+    }
 }
 
 /// State of all layers that cannot be cut, after `position` tokens.
@@ -94,6 +117,7 @@ impl Default for Manifest {
             tokens: Vec::new(),
             turns: Vec::new(),
             version: MANIFEST_VERSION,
+            windows: Vec::new(),
         }
     }
 }
@@ -136,7 +160,8 @@ impl Manifest {
             return refuse("page_tokens".into(), self.page_tokens.to_string(), format!("1 to {MAX_PAGE_TOKENS}"));
         }
         let pages = n.div_ceil(self.page_tokens);
-        let pageless = self.pages.is_empty() && self.snapshots.last().is_some_and(|s| s.position == n);
+        let ends = self.snapshots.last().is_some_and(|s| s.position == n);
+        let pageless = self.pages.is_empty() && (ends || self.windows.len() == pages);
         if self.pages.len() != pages && !pageless {
             let expected = format!("{pages}, as {n} tokens in pages of {} need", self.page_tokens);
             return refuse("pages".into(), self.pages.len().to_string(), expected);
@@ -164,6 +189,18 @@ impl Manifest {
             }
             least = snapshot.position + 1;
         }
+        let mut least = 0;
+        for (i, window) in self.windows.iter().enumerate() {
+            if window.page < least || window.page >= pages {
+                let expected = format!("{least} or more, below {pages}");
+                return refuse(format!("windows[{i}].page"), window.page.to_string(), expected);
+            }
+            let most = (n - window.page * self.page_tokens).min(self.page_tokens);
+            if window.tokens == 0 || window.tokens > most {
+                return refuse(format!("windows[{i}].tokens"), window.tokens.to_string(), format!("1 to {most}"));
+            }
+            least = window.page + 1;
+        }
         if self.logits.is_some() && n == 0 {
             return refuse("logits".into(), "an object".into(), "null, as there is no token".into());
         }
@@ -174,9 +211,10 @@ impl Manifest {
         Ok(())
     }
 
-    /// All objects it names, each once a mention: pages, snapshots, logits.
+    /// All objects it names, each once a mention: pages, snapshots, windows, logits.
     pub fn objects(&self) -> impl Iterator<Item = &Hash> {
-        self.pages.iter().chain(self.snapshots.iter().map(|s| &s.object)).chain(&self.logits)
+        let snapshots = self.snapshots.iter().map(|s| &s.object);
+        self.pages.iter().chain(snapshots).chain(self.windows.iter().map(|w| &w.object)).chain(&self.logits)
     }
 
     /// The deepest position at or before `tokens` at which the state can stand: any, or that of a snapshot where there are some.
@@ -201,6 +239,7 @@ impl Manifest {
         cut.tokens.truncate(tokens);
         cut.pages.truncate(tokens.div_ceil(self.page_tokens));
         cut.snapshots.retain(|s| s.position <= tokens);
+        cut.windows = self.windows.iter().filter_map(|w| w.within(self.page_tokens, tokens)).collect();
         cut.turns.retain(|t| t.tokens <= tokens);
         cut.text.truncate(cut.turns.last().map_or(0, |t| t.text_end));
         (cut.logits, cut.sampler) = (None, Value::Null);

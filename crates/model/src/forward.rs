@@ -16,7 +16,8 @@ use crate::linear::Linear;
 use crate::mixer::{Carry, Mixer, Out, Rows, Step, Stream};
 use crate::plan::Plan;
 use crate::rewrite::Rewrite;
-use crate::state::{LayerState, Standing, State, StateSpec};
+use crate::standing::Standing;
+use crate::state::{LayerState, State, StateSpec};
 
 /// A part with its weights.
 pub(crate) enum BuiltPart {
@@ -53,6 +54,7 @@ pub(crate) struct ModelParts {
 pub struct Model {
     pub(crate) parts: ModelParts,
     specs: Vec<StateSpec>,
+    standing: Arc<Standing>,
     /// The state that each mixer is handed; none for a drafter, which is told at each step.
     owners: Vec<usize>,
 }
@@ -80,9 +82,9 @@ pub struct Sequence<'a> {
 
 impl Model {
     pub(crate) fn new(parts: ModelParts) -> Result<Model> {
-        let specs = parts.plan.mixers().map(|m| m.state()).collect();
+        let specs = parts.plan.states();
         let owners = if parts.plan.draft.is_some() { Vec::new() } else { parts.plan.owners()? };
-        Ok(Model { parts, specs, owners })
+        Ok(Model { parts, standing: Arc::new(Standing::of(&specs)), specs, owners })
     }
 
     /// What it was assembled from.
@@ -120,19 +122,15 @@ impl Model {
         &self.specs
     }
 
-    /// True if some layer can stand only where it was snapshotted.
-    pub fn is_recurrent(&self) -> bool {
-        self.standing() == Standing::AtMarks
-    }
-
     /// Where its states can stand.
-    pub fn standing(&self) -> Standing {
-        if self.specs.iter().any(|s| !s.slots.is_empty()) { Standing::AtMarks } else { Standing::Anywhere }
+    pub fn standing(&self) -> &Standing {
+        &self.standing
     }
 
     /// An empty state whose keys and values `cache` holds.
     pub fn new_state(&self, cache: &CacheEntry) -> State {
-        State::new(self.parts.plan.mixers().map(|m| cache.layer_state(m)).collect())
+        let layers = self.specs.iter().map(|spec| cache.layer_state(spec)).collect();
+        State::new(Arc::clone(&self.standing), layers)
     }
 
     /// Reads the new tokens of every sequence. Gives, for each, the wanted logits `[T, V]`, or none where nothing was wanted.

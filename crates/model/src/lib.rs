@@ -16,6 +16,7 @@ pub mod plan;
 pub mod registry;
 pub mod rewrite;
 pub mod rope;
+pub mod standing;
 pub mod state;
 
 pub use assemble::{Build, assemble};
@@ -26,4 +27,5 @@ pub use forward::{Model, Sequence, Want};
 pub use linear::Linear;
 pub use plan::Plan;
 pub use registry::Registries;
-pub use state::{Checkpoint, Standing, State, StateKind, StateSpec};
+pub use standing::Standing;
+pub use state::{Checkpoint, Page, PageSpecs, State, StateKind, StateSpec};

@@ -220,6 +220,19 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// What each mixer keeps: what it needs itself, as far back as those reach that read it.
+    pub fn states(&self) -> Vec<StateSpec> {
+        let mut states: Vec<StateSpec> = self.mixers().map(|m| m.state()).collect();
+        for (lender, need) in self.mixers().filter_map(|m| m.reads()) {
+            if let Lender::Earlier(from) = lender
+                && let Some(kv) = states.get_mut(from).and_then(|s| s.kv.as_mut())
+            {
+                kv.reach = kv.reach.or(need.reach);
+            }
+        }
+        states
+    }
+
     /// For each mixer of a model that runs alone the one whose state it is handed: its own, or an earlier one's that it reads. Refused
     /// where the state that is read is not there, or is another.
     pub fn owners(&self) -> Result<Vec<usize>> {
@@ -240,7 +253,7 @@ impl Plan {
 
     /// For each mixer of a drafter the mixer of `target` whose state it reads.
     pub fn borrows(&self, target: &Plan) -> Result<Vec<usize>> {
-        let theirs: Vec<_> = target.mixers().collect();
+        let theirs = target.states();
         let owner = |(i, mixer): (usize, &dyn MixerSpec)| {
             let Some((Lender::Target(word), need)) = mixer.reads() else {
                 let expected = "one that reads the target: a drafter has no state of its own";
@@ -250,7 +263,14 @@ impl Plan {
                 let expected = format!("keys and values that '{}' lends under this word", target.arch);
                 return Err(Error::config(format!("mixer {i} reads"), format!("'{word}'"), expected));
             };
-            lent((i, mixer), (from, theirs.get(from).and_then(|m| m.state().kv)), need)
+            let kept = theirs.get(from).and_then(|s| s.kv);
+            let (reach, kv) = (need.reach, kept.map(|kv| kv.reach));
+            // One row further back than its target, as `Standing::needed` has it.
+            if kv.is_some_and(|kept| kept.or(reach.less_one()) != kept) {
+                let expected = format!("no more than the {kv:?} that the target keeps");
+                return Err(Error::config(format!("mixer {i} reaches"), format!("{reach:?}"), expected));
+            }
+            lent((i, mixer), (from, kept), need)
         };
         self.mixers().enumerate().map(owner).collect()
     }
@@ -271,7 +291,8 @@ impl Plan {
 
 /// The lender's number, if it keeps what the reader needs and the reader keeps nothing.
 fn lent((i, mixer): (usize, &dyn MixerSpec), (from, kept): (usize, Option<KvNeed>), need: KvNeed) -> Result<usize> {
-    if kept == Some(need) && mixer.state() == StateSpec::default() {
+    let same = |kept: KvNeed| KvNeed { reach: need.reach, ..kept } == need;
+    if kept.is_some_and(same) && mixer.state() == StateSpec::default() {
         return Ok(from);
     }
     let expected = format!("one that keeps {need:?}, and no state of its own");

@@ -1,10 +1,14 @@
 //! What a sequence leaves behind in each layer: pages of keys and values, and recurrent slots. Forks share handles, writers
-//! unshare first; nothing is copied in order to be held. Knows no mixer and no token.
+//! unshare first; nothing is copied in order to be held, and a layer with a window gives back the pages that no later token can
+//! see. Knows no mixer and no token.
+
+use std::sync::Arc;
 
 use reverie_tensor::backend::PAGE_TOKENS;
-use reverie_tensor::{Backend, Class, DType, KvSpec, Tensor};
+use reverie_tensor::{Backend, Class, DType, KvSpec, Reach, Tensor};
 
 use crate::error::{Error, Result};
+use crate::standing::Standing;
 
 /// The kinds of state there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +38,15 @@ pub struct KvNeed {
     pub k_dim: usize,
     /// Width of a value.
     pub v_dim: usize,
+    /// How far back they are read; what lies behind may be given back.
+    pub reach: Reach,
+}
+
+impl KvNeed {
+    /// Bytes of a token's keys and values of `dtype`.
+    pub fn token_bytes(&self, dtype: DType) -> usize {
+        self.n_heads * (self.k_dim + self.v_dim) * dtype.size()
+    }
 }
 
 /// One slot of fixed size, f32.
@@ -63,12 +76,22 @@ impl StateSpec {
         kinds
     }
 
-    /// Bytes that each token adds, with keys and values of `dtype`.
+    /// Bytes that each token adds for good, with keys and values of `dtype`.
     pub fn bytes_per_token(&self, dtype: DType) -> usize {
-        self.kv.map_or(0, |kv| kv.n_heads * (kv.k_dim + kv.v_dim) * dtype.size())
+        self.kv.filter(|kv| kv.reach == Reach::All).map_or(0, |kv| kv.token_bytes(dtype))
     }
 
-    /// Bytes that do not grow.
+    /// Bytes that each token takes as long as the window holds it, with keys and values of `dtype`.
+    pub fn windowed_bytes(&self, dtype: DType) -> usize {
+        self.kv.filter(|kv| kv.reach != Reach::All).map_or(0, |kv| kv.token_bytes(dtype))
+    }
+
+    /// Bytes of keys and values of `dtype` that a row at `position` may read.
+    pub fn bytes_in_reach(&self, position: usize, dtype: DType) -> usize {
+        self.kv.map_or(0, |kv| kv.token_bytes(dtype) * (position + 1 - kv.reach.first(position)))
+    }
+
+    /// Bytes of the slots, which do not grow.
     pub fn fixed_bytes(&self) -> usize {
         self.slots.iter().map(|s| s.shape.iter().product::<usize>() * 4).sum()
     }
@@ -79,11 +102,18 @@ impl StateSpec {
 pub struct Pages {
     /// Layout and dtype.
     pub spec: KvSpec,
-    /// One tensor a page.
+    /// How far back they are read.
+    pub reach: Reach,
+    /// One tensor a page; a hole where it was given back.
     pub pages: Vec<Tensor>,
 }
 
 impl Pages {
+    /// True if it gives pages back.
+    fn windowed(&self) -> bool {
+        self.reach != Reach::All
+    }
+
     /// Makes positions `from..to` writable: adds pages, and copies the partial page if another handle shares it.
     fn reserve(&mut self, backend: &dyn Backend, from: usize, to: usize) -> Result<()> {
         self.pages.truncate(from.div_ceil(PAGE_TOKENS));
@@ -97,6 +127,41 @@ impl Pages {
         }
         Ok(())
     }
+
+    /// Gives back the pages before page `first`.
+    fn give_back(&mut self, first: usize) {
+        let n = first.min(self.pages.len());
+        let held = self.pages[..n].iter().rposition(Tensor::is_hole).map_or(0, |p| p + 1);
+        if held < n {
+            let hole = Tensor::hole(self.spec.dtype);
+            self.pages[held..n].fill(hole);
+        }
+    }
+}
+
+/// One page of every layer with keys and values, by handle.
+#[derive(Clone, Default)]
+pub struct Page {
+    /// Of the layers that see every token, in their order.
+    pub whole: Vec<Tensor>,
+    /// Of the layers that see a window, in their order; empty where it was given back.
+    pub windowed: Vec<Tensor>,
+}
+
+impl Page {
+    /// Its tensors.
+    pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        self.whole.iter().chain(&self.windowed)
+    }
+}
+
+/// Layout of the pages of every layer with keys and values.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PageSpecs {
+    /// Of the layers that see every token, in their order.
+    pub whole: Vec<KvSpec>,
+    /// Of the layers that see a window, in their order.
+    pub windowed: Vec<KvSpec>,
 }
 
 /// The state of one layer.
@@ -108,28 +173,22 @@ pub struct LayerState {
     pub slots: Vec<Tensor>,
 }
 
-/// Where the states of a model can stand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// After any token.
-    Anywhere,
-    /// Where slots were kept: some layer is recurrent.
-    AtMarks,
-}
-
 /// The state of one sequence.
 #[derive(Clone)]
 pub struct State {
     len: usize,
     half_done: bool,
+    standing: Arc<Standing>,
     layers: Vec<LayerState>,
 }
 
-/// The recurrent slots of a sequence as they stood at one position. Empty for a model without recurrence.
+/// What a sequence needs at one position beside the pages that it keeps for good: recurrent slots, and the pages of windowed layers.
 #[derive(Clone)]
 pub struct Checkpoint {
     len: usize,
     slots: Vec<Vec<Tensor>>,
+    /// Layer by layer, for the pages that the state held there.
+    windows: Vec<Vec<Tensor>>,
 }
 
 impl Checkpoint {
@@ -138,18 +197,18 @@ impl Checkpoint {
         self.len
     }
 
-    /// Bytes of the slots it holds.
-    pub fn bytes(&self) -> usize {
-        self.tensors().map(Tensor::len_bytes).sum()
+    /// The slots alone, for those who keep pages themselves.
+    pub fn without_pages(self) -> Checkpoint {
+        Checkpoint { windows: Vec::new(), ..self }
     }
 
     /// The slots, layer by layer.
-    pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+    pub fn slots(&self) -> impl Iterator<Item = &Tensor> {
         self.slots.iter().flatten()
     }
 
     /// The slots, for filling.
-    pub fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+    pub fn slots_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
         self.slots.iter_mut().flatten()
     }
 
@@ -158,14 +217,14 @@ impl Checkpoint {
         let of = |spec: &StateSpec| -> Result<Vec<Tensor>> {
             spec.slots.iter().map(|s| Ok(backend.blank(&s.shape, DType::F32, Class::State)?)).collect()
         };
-        Ok(Checkpoint { len, slots: specs.iter().map(of).collect::<Result<_>>()? })
+        Ok(Checkpoint { len, slots: specs.iter().map(of).collect::<Result<_>>()?, windows: Vec::new() })
     }
 }
 
 impl State {
     /// An empty state with these layers.
-    pub(crate) fn new(layers: Vec<LayerState>) -> State {
-        State { len: 0, half_done: false, layers }
+    pub(crate) fn new(standing: Arc<Standing>, layers: Vec<LayerState>) -> State {
+        State { len: 0, half_done: false, standing, layers }
     }
 
     /// Tokens it has read.
@@ -183,9 +242,9 @@ impl State {
         self.len == 0
     }
 
-    /// True if some layer can stand only where it was snapshotted.
-    pub fn is_recurrent(&self) -> bool {
-        self.layers.iter().any(|l| !l.slots.is_empty())
+    /// What its layers need in order to stand somewhere.
+    pub fn standing(&self) -> &Standing {
+        &self.standing
     }
 
     /// The layers.
@@ -193,57 +252,80 @@ impl State {
         &self.layers
     }
 
-    /// Handles of page `p`, one a layer with keys and values.
-    pub fn page(&self, p: usize) -> Vec<Tensor> {
-        self.layers.iter().filter_map(|l| l.kv.as_ref()?.pages.get(p).cloned()).collect()
+    fn pages(&self) -> impl Iterator<Item = &Pages> {
+        self.layers.iter().filter_map(|l| l.kv.as_ref())
     }
 
-    /// Puts shared handles with the same content in place of its own page `p`.
-    pub fn share_page(&mut self, p: usize, page: &[Tensor]) {
-        let own = self.layers.iter_mut().filter_map(|l| l.kv.as_mut()?.pages.get_mut(p));
-        for (own, shared) in own.zip(page) {
-            own.clone_from(shared);
+    fn pages_mut(&mut self) -> impl Iterator<Item = &mut Pages> {
+        self.layers.iter_mut().filter_map(|l| l.kv.as_mut())
+    }
+
+    /// Handles of page `p`.
+    pub fn page(&self, p: usize) -> Page {
+        let mut page = Page::default();
+        for pages in self.pages() {
+            let Some(tensor) = pages.pages.get(p).filter(|t| !t.is_hole()) else { continue };
+            if pages.windowed() { &mut page.windowed } else { &mut page.whole }.push(tensor.clone());
+        }
+        page
+    }
+
+    /// Puts shared handles with the same content in place of its own page `p`, of what it has and what `page` has.
+    pub fn share_page(&mut self, p: usize, page: &Page) {
+        for windowed in [false, true] {
+            let own = self.pages_mut().filter(|l| l.windowed() == windowed);
+            let own = own.filter_map(|l| l.pages.get_mut(p).filter(|t| !t.is_hole()));
+            let shared = if windowed { &page.windowed } else { &page.whole };
+            own.zip(shared).for_each(|(own, shared)| own.clone_from(shared));
         }
     }
 
     /// Shape and type of one page of each layer with keys and values.
-    pub fn page_specs(&self) -> Vec<KvSpec> {
-        self.layers.iter().filter_map(|l| l.kv.as_ref().map(|kv| kv.spec)).collect()
+    pub fn page_specs(&self) -> PageSpecs {
+        let of = |windowed| self.pages().filter(|l| l.windowed() == windowed).map(|l| l.spec).collect();
+        PageSpecs { whole: of(false), windowed: of(true) }
     }
 
     /// A state of the same layers that stands at `len`, over shared pages (each as `page` gives them) and the slots of a
-    /// checkpoint taken there. None if a page is missing, or the checkpoint where one is needed.
-    pub fn standing<'a>(
+    /// checkpoint taken there. None if a page that it needs is missing, or the checkpoint where one is needed.
+    pub fn at<'a>(
         &self,
         len: usize,
-        standing: Standing,
-        pages: impl Iterator<Item = &'a [Tensor]>,
+        pages: impl Iterator<Item = &'a Page>,
         point: Option<&Checkpoint>,
     ) -> Option<State> {
-        let mut layers: Vec<LayerState> = self.layers.clone();
-        layers.iter_mut().for_each(|l| {
+        let mut state = State { len, half_done: false, ..self.clone() };
+        state.layers.iter_mut().for_each(|l| {
             l.slots.clear();
             l.kv.iter_mut().for_each(|kv| kv.pages.clear());
         });
+        let (needed, held) = (self.standing.needed(len), self.standing.held(len));
         let mut seen = 0;
         for page in pages {
-            let kept: Vec<_> = layers.iter_mut().filter_map(|l| l.kv.as_mut()).collect();
-            if kept.len() != page.len() {
-                return None;
+            let (mut whole, mut windowed) = (page.whole.iter(), page.windowed.iter());
+            for own in state.pages_mut() {
+                let tensor = match own.windowed() {
+                    false => whole.next()?.clone(),
+                    true => match windowed.next().filter(|_| held.contains(&seen)) {
+                        Some(tensor) => tensor.clone(),
+                        None if needed.contains(&seen) => return None,
+                        None => Tensor::hole(own.spec.dtype),
+                    },
+                };
+                own.pages.push(tensor);
             }
-            kept.into_iter().zip(page).for_each(|(kv, tensor)| kv.pages.push(tensor.clone()));
             seen += 1;
         }
         if seen != len.div_ceil(PAGE_TOKENS) {
             return None;
         }
-        if standing == Standing::AtMarks && len > 0 {
-            let point = point.filter(|c| c.len == len && c.slots.len() == layers.len())?;
-            for (layer, slots) in layers.iter_mut().zip(&point.slots) {
+        if self.standing.recurrent() && len > 0 {
+            let point = point.filter(|c| c.len == len && c.slots.len() == state.layers.len())?;
+            for (layer, slots) in state.layers.iter_mut().zip(&point.slots) {
                 layer.slots.clone_from(slots);
             }
         }
-        Some(State { len, half_done: false, layers })
+        Some(state)
     }
 
     /// Bytes it refers to; shared pages count in full.
@@ -260,13 +342,22 @@ impl State {
         self.clone()
     }
 
-    /// The recurrent slots as they stand now. Costs handles only; the next step copies what it overwrites.
+    /// What it takes to stand here again: recurrent slots and the pages of windowed layers. Costs handles only; the next step copies
+    /// what it overwrites.
     pub fn checkpoint(&self) -> Checkpoint {
-        Checkpoint { len: self.len, slots: self.layers.iter().map(|l| l.slots.clone()).collect() }
+        let held = |l: &LayerState| match l.kv.as_ref().filter(|kv| kv.windowed()) {
+            Some(kv) => kv.pages[self.standing.held(self.len).start.min(kv.pages.len())..].to_vec(),
+            None => Vec::new(),
+        };
+        Checkpoint {
+            len: self.len,
+            slots: self.layers.iter().map(|l| l.slots.clone()).collect(),
+            windows: self.layers.iter().map(held).collect(),
+        }
     }
 
-    /// Goes back to `to` tokens. A recurrent state needs a checkpoint that stands exactly there; attention alone needs none.
-    /// False, and nothing changed, if the checkpoint is missing.
+    /// Goes back to `to` tokens. Recurrent layers need a checkpoint that was taken exactly there; windowed ones need it where their pages
+    /// were given back since; others need none. False, and nothing changed, if it is missing.
     pub fn rewind(&mut self, to: usize, checkpoint: Option<&Checkpoint>) -> bool {
         if to > self.len {
             return false;
@@ -274,19 +365,35 @@ impl State {
         if to == self.len && !self.half_done {
             return true;
         }
-        if to == 0 {
-            // Slots begin as zeros; `begin` makes them anew.
-            self.layers.iter_mut().for_each(|l| l.slots.clear());
-        } else if self.is_recurrent() {
-            let Some(point) = checkpoint.filter(|c| c.len == to && c.slots.len() == self.layers.len()) else {
-                return false;
-            };
-            for (layer, slots) in self.layers.iter_mut().zip(&point.slots) {
-                layer.slots.clone_from(slots);
-            }
+        let point = checkpoint.filter(|c| c.len == to && c.slots.len() == self.layers.len());
+        if to > 0 && self.standing.recurrent() && point.is_none() {
+            return false;
         }
-        for pages in self.layers.iter_mut().filter_map(|l| l.kv.as_mut()) {
-            pages.pages.truncate(to.div_ceil(PAGE_TOKENS));
+        let needed = self.standing.needed(to);
+        let there = |l: &Pages| l.pages.get(needed.clone()).is_some_and(|own| !own.iter().any(Tensor::is_hole));
+        let kept = self.pages().filter(|l| l.windowed()).all(there);
+        let windows = point.map_or(&[][..], |c| &c.windows);
+        let given = |(l, window): (&LayerState, &Vec<Tensor>)| match l.kv.as_ref().filter(|kv| kv.windowed()) {
+            Some(_) => {
+                window.len() >= needed.len() && !window[window.len() - needed.len()..].iter().any(Tensor::is_hole)
+            }
+            None => true,
+        };
+        let given = windows.len() == self.layers.len() && self.layers.iter().zip(windows).all(given);
+        if !kept && !given {
+            return false;
+        }
+        let pages = to.div_ceil(PAGE_TOKENS);
+        for (i, layer) in self.layers.iter_mut().enumerate() {
+            // Slots begin as zeros; `begin` makes them anew.
+            layer.slots = point.filter(|_| to > 0).map_or(Vec::new(), |c| c.slots[i].clone());
+            let Some(kv) = &mut layer.kv else { continue };
+            kv.pages.truncate(pages);
+            if kv.windowed() && given && !kept {
+                let from = pages - windows[i].len();
+                kv.give_back(from);
+                kv.pages[from..].clone_from_slice(&windows[i]);
+            }
         }
         self.len = to;
         self.half_done = false;
@@ -331,10 +438,12 @@ impl State {
         Ok(())
     }
 
-    /// After a step of `n` tokens.
+    /// After a step of `n` tokens: pages that no later token can see are given back.
     pub(crate) fn advance(&mut self, n: usize) {
         self.len += n;
         self.half_done = false;
+        let held = self.standing.held(self.len);
+        self.pages_mut().filter(|l| l.windowed()).for_each(|l| l.give_back(held.start));
     }
 
     /// The layers, writable: the forward's alone.

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::dtype::DType;
+use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
 /// Tokens of a page. Tiles of the online softmax are pages, so this number is part of the numerics.
@@ -60,7 +61,7 @@ pub struct KvTarget<'a> {
     pub rows: Range<usize>,
     /// Absolute position of the first of them.
     pub start: usize,
-    /// All pages of the sequence, from position 0; those written to must be unshared.
+    /// The pages of the sequence, from position 0; those written to must be there and unshared.
     pub pages: &'a mut [Tensor],
 }
 
@@ -70,8 +71,30 @@ pub struct KvSegment<'a> {
     pub rows: Range<usize>,
     /// Absolute position of the first of them.
     pub start: usize,
-    /// All pages of the sequence, from position 0.
+    /// The pages of the sequence, from position 0. Those that no row reaches may be holes.
     pub pages: &'a [Tensor],
+}
+
+impl KvSegment<'_> {
+    /// The pages that some row of the segment reaches. Refused where one is missing or was given back.
+    pub fn reached(&self, op: &'static str, reach: Reach) -> Result<Range<usize>> {
+        let end = self.start.saturating_add(self.rows.len()).div_ceil(PAGE_TOKENS);
+        if self.pages.len() < end {
+            return Err(Error::shape(op, self.pages.len(), end));
+        }
+        let first = if self.rows.is_empty() { end } else { reach.first(self.start) / PAGE_TOKENS };
+        let pages = first..end;
+        match pages.clone().find(|&p| self.pages[p].is_hole()) {
+            Some(page) => Err(given_back(op, page)),
+            None => Ok(pages),
+        }
+    }
+}
+
+/// The refusal of a page that is needed and was given back.
+pub fn given_back(op: &str, page: usize) -> Error {
+    let expected = "its keys and values: go back to a place whose window is kept, or read the tokens again";
+    Error::value(format!("{op}: page {page}"), "a page that was given back", expected)
 }
 
 /// How far back a row sees; its own position it always sees.
@@ -93,6 +116,23 @@ impl Reach {
             Reach::All => 0,
             Reach::Window(n) => (position + 1).saturating_sub(n),
             Reach::Chunk(n) => position / n.max(1) * n,
+        }
+    }
+
+    /// The smallest reach that covers both, or all where chunks meet another reach.
+    pub fn or(self, other: Reach) -> Reach {
+        match (self, other) {
+            (Reach::Window(a), Reach::Window(b)) => Reach::Window(a.max(b)),
+            (a, b) if a == b => a,
+            _ => Reach::All,
+        }
+    }
+
+    /// A window of one position less; any other reach as it is.
+    pub fn less_one(self) -> Reach {
+        match self {
+            Reach::Window(n) => Reach::Window(n.saturating_sub(1)),
+            other => other,
         }
     }
 

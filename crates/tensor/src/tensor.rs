@@ -82,6 +82,27 @@ impl Storage for Buffer {
     }
 }
 
+/// No memory at all.
+struct Nothing;
+
+impl Storage for Nothing {
+    fn len_bytes(&self) -> usize {
+        0
+    }
+    fn host(&self) -> Option<&Buffer> {
+        None
+    }
+    fn host_mut(&mut self) -> Option<&mut Buffer> {
+        None
+    }
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+}
+
 /// A handle to a shaped piece of memory.
 #[derive(Clone)]
 pub struct Tensor {
@@ -109,6 +130,16 @@ impl Tensor {
             storage: Arc::new(buffer),
         };
         Ok(memory.over_file(file, from, &lens)?.map(|buffers| buffers.into_iter().zip(parts).map(tensor).collect()))
+    }
+
+    /// What stands where a tensor was given back: no elements, no bytes.
+    pub fn hole(dtype: DType) -> Tensor {
+        Tensor { shape: Shape::new(&[0]), dtype, storage: Arc::new(Nothing) }
+    }
+
+    /// True if it has no elements.
+    pub fn is_hole(&self) -> bool {
+        self.shape.elements() == 0
     }
 
     /// A tensor over storage that a backend made.

@@ -82,7 +82,13 @@ pub(super) fn show(store: &Store, name: &str, out: Out) -> anyhow::Result<()> {
             println!("{field:12} {value}");
         }
         let pages = state.pages.len();
-        println!("{:12} {pages} of {} tokens, {} snapshots", "pages", state.page_tokens, state.snapshots.len());
+        println!(
+            "{:12} {pages} of {} tokens, {} of windowed layers, {} snapshots",
+            "pages",
+            state.page_tokens,
+            state.windows.len(),
+            state.snapshots.len()
+        );
         println!("{:12} {} on disk, {} raw, shared with whatever else has them", "objects", bytes(disk), bytes(raw));
         for (i, turn) in state.turns.iter().enumerate() {
             let start = if i == 0 { 0 } else { state.turns.get(i - 1).map_or(0, |t| t.text_end) };

@@ -131,15 +131,11 @@ pub(crate) fn run(cpu: &Cpu, q: &Tensor, segments: &[KvSegment<'_>], spec: &Atte
     let whole = split::covers("attend", segments.iter().map(|s| s.rows.clone()), t)?;
     let mut keys = 0;
     for segment in segments {
-        let end = segment.start.saturating_add(segment.rows.len());
-        if segment.pages.len() < end.div_ceil(PAGE_TOKENS) {
-            return Err(Error::shape("attend", segment.pages.len(), end.div_ceil(PAGE_TOKENS)));
-        }
-        for page in segment.pages {
+        for page in &segment.pages[segment.reached("attend", spec.reach)?] {
             kv::check_page("attend", page, &spec.kv)?;
             page.host_bytes().ok_or_else(|| host::elsewhere("attend"))?;
         }
-        keys = keys.max(end);
+        keys = keys.max(segment.start + segment.rows.len());
     }
 
     if let Some(keep) = &spec.keep

@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use half::{bf16, f16};
+use reverie_tensor::attention::given_back;
 use reverie_tensor::backend::PAGE_TOKENS;
 use reverie_tensor::reference::attend::{k_index, v_index};
 use reverie_tensor::{DType, Error, KvSpec, KvTarget, Result, Tensor};
@@ -140,6 +141,9 @@ pub(crate) fn write(cpu: &Cpu, k: &Tensor, v: &Tensor, targets: &mut [KvTarget<'
             let to = end.min((i + 1) * PAGE_TOKENS);
             if from >= to {
                 continue;
+            }
+            if page.is_hole() {
+                return Err(given_back("kv_write", i));
             }
             check_page("kv_write", page, spec)?;
             if !page.is_unique() {

@@ -91,6 +91,11 @@ fn unsound_manifests_are_refused_by_field() {
         ("snapshots[0].position", |m| m.snapshots = vec![Snapshot { object: hash(1), position: 11 }]),
         ("snapshots[0].position", |m| m.snapshots = vec![Snapshot { object: hash(1), position: 0 }]),
         ("snapshots[1].position", |m| m.snapshots = vec![Snapshot { object: hash(1), position: 4 }; 2]),
+        ("windows[0].page", |m| m.windows = vec![Window { object: hash(1), page: 3, tokens: 1 }]),
+        ("windows[1].page", |m| m.windows = vec![Window { object: hash(1), page: 1, tokens: 4 }; 2]),
+        ("windows[0].tokens", |m| m.windows = vec![Window { object: hash(1), page: 2, tokens: 3 }]),
+        ("windows[0].tokens", |m| m.windows = vec![Window { object: hash(1), page: 0, tokens: 0 }]),
+        ("windows[0].page", |m| m.windows = vec![Window { object: hash(1), page: usize::MAX, tokens: 1 }]),
         ("identity", |m| {
             m.identity.insert("x".repeat(300), String::new());
         }),
@@ -139,6 +144,16 @@ fn a_cut_is_the_state_as_it_was() {
     assert_eq!(hybrid.cut(5), None);
     assert_eq!(hybrid.cut(4).map(|m| m.snapshots.len()), Some(1));
     assert_eq!((hybrid.stands(3), hybrid.stands(9), hybrid.stands(99)), (0, 4, 10));
+    let window = |page, tokens| Window { object: hash(page), page, tokens };
+    let windowed = Manifest { windows: vec![window(0, 4), window(1, 4), window(2, 2)], ..hybrid.clone() };
+    windowed.check().unwrap();
+    assert_eq!(Manifest::parse(&windowed.to_bytes().unwrap()).unwrap(), windowed);
+    assert_eq!(windowed.objects().count(), 3 + 2 + 3 + 1);
+    assert_eq!(windowed.cut(4).map(|m| m.windows), Some(vec![window(0, 4)]));
+    let anywhere = Manifest { snapshots: Vec::new(), ..windowed };
+    assert_eq!(anywhere.cut(6).map(|m| m.windows), Some(vec![window(0, 4), window(1, 2)]));
+    Manifest { pages: Vec::new(), ..anywhere.clone() }.check().unwrap();
+    assert!(Manifest { pages: Vec::new(), windows: vec![window(1, 4)], ..anywhere }.check().is_err());
     assert_eq!(hybrid.cut(0).map(|m| (m.pages.len(), m.snapshots.len())), Some((0, 0)));
 }
 

@@ -11,7 +11,7 @@ use reverie_tensor::{DType, KvSpec};
 use crate::error::{Error, Result};
 use crate::plan::MixerSpec;
 use crate::registry::Registries;
-use crate::state::{KvNeed, LayerState, Pages, StateKind};
+use crate::state::{KvNeed, LayerState, Pages, StateKind, StateSpec};
 
 /// A row of the registry.
 pub struct CacheEntry {
@@ -37,9 +37,9 @@ impl CacheEntry {
         KvSpec { n_heads: need.n_heads, k_dim: need.k_dim, v_dim: need.v_dim, dtype: self.dtype }
     }
 
-    /// An empty state for a mixer. Slots are made when the first token comes.
-    pub fn layer_state(&self, mixer: &dyn MixerSpec) -> LayerState {
-        let kv = mixer.state().kv.map(|need| Pages { spec: self.kv(need), pages: Vec::new() });
+    /// An empty state for a mixer that keeps this. Slots are made when the first token comes.
+    pub fn layer_state(&self, spec: &StateSpec) -> LayerState {
+        let kv = spec.kv.map(|need| Pages { spec: self.kv(need), reach: need.reach, pages: Vec::new() });
         LayerState { kv, slots: Vec::new() }
     }
 

@@ -164,7 +164,7 @@ impl Spec {
 impl Spec {
     /// Keys and values of a token.
     fn need(&self) -> KvNeed {
-        KvNeed { n_heads: self.n_kv_heads, k_dim: self.head_dim, v_dim: self.head_dim }
+        KvNeed { n_heads: self.n_kv_heads, k_dim: self.head_dim, v_dim: self.head_dim, reach: self.reach }
     }
 
     /// Rows `rows` of the projection `leaf` `[n, D]`, which in a checkpoint with a stacked `qkv_proj` are those from `first` on.

@@ -173,7 +173,7 @@ impl MixerSpec for Spec {
 
     fn state(&self) -> StateSpec {
         let index = self.indexer.map_or(0, |i| i.dim);
-        let kv = KvNeed { n_heads: 1, k_dim: self.kv_rank + self.rope_dim + index, v_dim: 0 };
+        let kv = KvNeed { n_heads: 1, k_dim: self.kv_rank + self.rope_dim + index, v_dim: 0, reach: Reach::All };
         StateSpec { kv: Some(kv), slots: Vec::new() }
     }
 

@@ -95,7 +95,7 @@ impl Spec {
     }
 
     fn need(&self) -> KvNeed {
-        KvNeed { n_heads: self.n_kv_heads, k_dim: self.head_dim, v_dim: self.head_dim }
+        KvNeed { n_heads: self.n_kv_heads, k_dim: self.head_dim, v_dim: self.head_dim, reach: Reach::All }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Paged keys and values, and causal softmax attention over them.
 
 use super::scratch;
+use crate::attention::given_back;
 use crate::backend::{AttendSpec, Backend, KvSegment, KvSpec, KvTarget, PAGE_TOKENS};
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
@@ -33,6 +34,9 @@ pub fn write<B: Backend + ?Sized>(
                 .pages
                 .get_mut(position / PAGE_TOKENS)
                 .ok_or_else(|| Error::shape("kv_write", n_pages, position / PAGE_TOKENS + 1))?;
+            if page.is_hole() {
+                return Err(given_back("kv_write", position / PAGE_TOKENS));
+            }
             let mut bytes = b.read_bytes(page)?;
             let slot = position % PAGE_TOKENS;
             for head in 0..spec.n_heads {
@@ -59,13 +63,12 @@ pub fn run<B: Backend + ?Sized>(b: &B, q: &Tensor, segments: &[KvSegment<'_>], s
     let sinks = spec.sinks.as_ref().map(|s| b.read(s)).transpose()?;
     let mut out = vec![0.0f32; t * qd / dq.max(1) * dv];
     for segment in segments {
-        let pages = segment.pages.iter().map(|p| b.read_bytes(p)).collect::<Result<Vec<_>>>()?;
+        let reached = segment.reached("attend", spec.reach)?;
+        let read = |(p, page)| if reached.contains(&p) { b.read_bytes(page) } else { Ok(Vec::new()) };
+        let pages = segment.pages.iter().enumerate().map(read).collect::<Result<Vec<_>>>()?;
         for (i, row) in segment.rows.clone().enumerate() {
             let position = segment.start + i;
             let first = spec.reach.first(position);
-            if pages.len() * PAGE_TOKENS <= position {
-                return Err(Error::shape("attend", pages.len(), position / PAGE_TOKENS + 1));
-            }
             for head in 0..h {
                 let group = head / per_group;
                 let query = &q[row * qd + head * dq..row * qd + (head + 1) * dq];

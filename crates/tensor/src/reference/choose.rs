@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::attend::{k_index, v_index};
 use super::scratch;
-use crate::backend::{Backend, Choice, ChooseSpec, Keep, KvSegment, PAGE_TOKENS};
+use crate::backend::{Backend, Choice, ChooseSpec, Keep, KvSegment, PAGE_TOKENS, Reach};
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
@@ -62,9 +62,7 @@ pub fn run<B: Backend + ?Sized>(
     let mut pooled = vec![0.0f32; if matches!(spec.choice, Choice::Share) { t * h * kv.v_dim } else { 0 }];
     for segment in segments {
         let end = segment.start + segment.rows.len();
-        if segment.pages.len() * PAGE_TOKENS < end {
-            return Err(Error::shape("choose", segment.pages.len(), end.div_ceil(PAGE_TOKENS)));
-        }
+        segment.reached("choose", Reach::All)?;
         let bytes = segment.pages.iter().map(|p| b.read_bytes(p)).collect::<Result<_>>()?;
         let pages = Pages { spec, bytes };
         let means = |head: usize| match spec.choice {
