@@ -243,3 +243,49 @@ fn the_forecast_of_a_long_text_grows_by_the_layers_that_keep_everything() {
         assert_eq!(state(400) - state(272), 2 * page, "{}", name(&path));
     }
 }
+
+/// gemma3_text with room for `context` tokens.
+fn long(context: usize) -> (tempfile::TempDir, LoadedModel) {
+    let (from, folder) = (crate::fixtures::root().join("gemma3_text"), tempfile::tempdir().expect("folder"));
+    for entry in std::fs::read_dir(&from).expect("folder").filter_map(Result::ok) {
+        std::fs::copy(entry.path(), folder.path().join(entry.file_name())).expect("copy");
+    }
+    let file = folder.path().join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).expect("read")).expect("json");
+    config["max_position_embeddings"] = context.into();
+    std::fs::write(&file, config.to_string()).expect("write");
+    let engine = EngineSpec { chunk: 128, ..EngineSpec::default() };
+    let loaded = load(&Loader { engine, ..loader() }, folder.path());
+    (folder, loaded)
+}
+
+#[test]
+fn a_long_read_leaves_places_to_come_back_to_and_little_else() {
+    let (_folder, loaded) = long(16_384);
+    let engine = loaded.engine();
+    let (standing, cache) = (engine.model().standing(), engine.cache());
+    let interval = 16 * standing.window_tokens();
+    let tokens = ids(11 * interval, engine.model().plan().vocab, 38);
+    let mut session = loaded.session();
+    session.sync(&tokens, &mut |_| Go::On).expect("sync");
+    // More than eight marks were thinned out: every second went, with its window.
+    let specs = engine.model().state_specs().iter().filter_map(|s| s.kv);
+    let (whole, windowed): (Vec<_>, Vec<_>) = specs.partition(|kv| kv.reach == reverie::rooms::tensor::Reach::All);
+    let page = |of: &[_]| of.iter().map(|&kv| cache.kv(kv).page_bytes() as u64).sum::<u64>();
+    let windows = (standing.window_tokens() / PAGE_TOKENS + 2) as u64;
+    let most = page(&whole) * tokens.len().div_ceil(PAGE_TOKENS) as u64 + page(&windowed) * windows * 9;
+    let logits = 10 * 4 * engine.model().plan().vocab as u64;
+    let held = engine.model().backend().memory().usage().of(Class::State);
+    assert!(held <= most + logits, "{held} bytes held, at most {most} and {logits}");
+    // A place in the middle is reached from the mark before it, with the bits of a cold read.
+    let to = 9 * interval - 100;
+    let mut other = loaded.session();
+    let done = other.sync(&tokens[..to], &mut |_| Go::On).expect("sync");
+    assert!(done.reused > 0 && done.computed < 4 * interval, "{done:?}");
+    let found = bits(&other);
+    drop((session, other));
+    engine.forget();
+    let mut cold = loaded.session();
+    assert_eq!(cold.sync(&tokens[..to], &mut |_| Go::On).expect("sync").reused, 0);
+    assert_eq!(bits(&cold), found);
+}

@@ -270,3 +270,32 @@ fn refusals() {
     drop(shared);
     cpu.kv_write(&k, &v, &mut targets, &spec.kv).unwrap();
 }
+
+#[test]
+fn pages_out_of_reach_may_be_gone_and_others_are_missed_by_name() {
+    let keys: Vec<f32> = (0..300 * 32).map(|i| (i % 23) as f32 * 0.1 - 1.0).collect();
+    let reference = Reference::new(Numerics::Exact);
+    for reach in [Reach::Window(1), Reach::Window(40), Reach::Window(100), Reach::Chunk(70), Reach::All] {
+        let spec = AttendSpec { reach, ..spec((4, 2), (16, 16), DType::F16) };
+        let all: Vec<&dyn Backend> = vec![&reference];
+        let sets = cpus(Numerics::Exact);
+        for b in all.into_iter().chain(sets.iter().map(|cpu| cpu as &dyn Backend)) {
+            let mut pages =
+                written(b, &spec.kv, (std::slice::from_ref(&keys), std::slice::from_ref(&keys))).slots.remove(0);
+            let q = tensor(b, &[0.5; 3 * 64], &[3, 4, 16]);
+            let run = |pages: &[Tensor]| b.attend(&q, &[KvSegment { rows: 0..3, start: 255, pages }], &spec);
+            let want = b.read(&run(&pages).unwrap()).unwrap();
+            let first = reach.first(255) / PAGE_TOKENS;
+            pages[..first].fill(Tensor::hole(DType::F16));
+            assert_eq!(b.read(&run(&pages).unwrap()).unwrap(), want, "{reach:?}");
+            pages[first] = Tensor::hole(DType::F16);
+            let refused = run(&pages).unwrap_err().to_string();
+            assert!(refused.contains(&format!("page {first}")) && refused.contains("given back"), "{refused}");
+            let (k, v) = (tensor(b, &keys[..32], &[1, 2, 16]), tensor(b, &keys[..32], &[1, 2, 16]));
+            let start = first * PAGE_TOKENS;
+            let mut targets = [KvTarget { rows: 0..1, start, pages: &mut pages }];
+            let refused = b.kv_write(&k, &v, &mut targets, &spec.kv).unwrap_err().to_string();
+            assert!(refused.contains(&format!("page {first}")) && refused.contains("given back"), "{refused}");
+        }
+    }
+}

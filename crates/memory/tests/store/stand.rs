@@ -1,6 +1,6 @@
 //! Stores and states to test with: payloads are noise that no codec shrinks, each a function of its seed and nothing else.
 
-use reverie_memory::{Expect, Hash, Identity, Manifest, Snapshot, Store, Turn, Writer};
+use reverie_memory::{Expect, Hash, Identity, Manifest, Snapshot, Store, Turn, Window, Writer};
 
 /// Tokens of a page.
 pub const PAGE: usize = 8;
@@ -57,13 +57,20 @@ pub fn state(writer: &Writer, tokens: &[u32]) -> Manifest {
     }
 }
 
-/// As [`state`], with a snapshot at each of `at`.
+/// As [`state`], with a snapshot at each of `at`, and the page around it of layers with a window.
 pub fn hybrid(writer: &Writer, tokens: &[u32], at: &[usize]) -> Manifest {
     let snapshot = |&position: &usize| Snapshot {
         object: writer.put(&[&noise(1 << 40 | position as u64, 300)]).expect("put").hash,
         position,
     };
-    Manifest { snapshots: at.iter().map(snapshot).collect(), ..state(writer, tokens) }
+    let mut windows: Vec<Window> = Vec::new();
+    for position in at {
+        let page = (position - 1) / PAGE;
+        windows.retain(|w| w.page != page);
+        let object = writer.put(&[&noise(2 << 40 | *position as u64, 200)]).expect("put").hash;
+        windows.push(Window { object, page, tokens: position - page * PAGE });
+    }
+    Manifest { snapshots: at.iter().map(snapshot).collect(), windows, ..state(writer, tokens) }
 }
 
 /// Commits `n` turns of ten tokens one after another; gives the hashes, oldest first.
