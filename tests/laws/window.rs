@@ -255,7 +255,7 @@ fn long(context: usize) -> (tempfile::TempDir, LoadedModel) {
     config["max_position_embeddings"] = context.into();
     std::fs::write(&file, config.to_string()).expect("write");
     let engine = EngineSpec { chunk: 128, ..EngineSpec::default() };
-    let loaded = load(&Loader { engine, ..loader() }, folder.path());
+    let loaded = load(&Loader { engine, check: Check::Always, ..loader() }, folder.path());
     (folder, loaded)
 }
 
@@ -266,16 +266,22 @@ fn a_long_read_leaves_places_to_come_back_to_and_little_else() {
     let (standing, cache) = (engine.model().standing(), engine.cache());
     let interval = 16 * standing.window_tokens();
     let tokens = ids(11 * interval, engine.model().plan().vocab, 38);
+    let forecast = engine.forecast(tokens.len() + 1, 1).expect("forecast").expect("checked");
+    let memory = engine.model().backend().memory();
+    memory.reset_peak();
     let mut session = loaded.session();
     session.sync(&tokens, &mut |_| Go::On).expect("sync");
+    session.accept(1).expect("accept");
+    let usage = memory.usage();
+    assert_eq!((forecast.peak_bytes, forecast.state_bytes), (usage.peak, usage.of(Class::State)), "marks and all");
     // More than eight marks were thinned out: every second went, with its window.
     let specs = engine.model().state_specs().iter().filter_map(|s| s.kv);
     let (whole, windowed): (Vec<_>, Vec<_>) = specs.partition(|kv| kv.reach == reverie::rooms::tensor::Reach::All);
     let page = |of: &[_]| of.iter().map(|&kv| cache.kv(kv).page_bytes() as u64).sum::<u64>();
     let windows = (standing.window_tokens() / PAGE_TOKENS + 2) as u64;
     let most = page(&whole) * tokens.len().div_ceil(PAGE_TOKENS) as u64 + page(&windowed) * windows * 9;
-    let logits = 10 * 4 * engine.model().plan().vocab as u64;
-    let held = engine.model().backend().memory().usage().of(Class::State);
+    let logits = 11 * 4 * engine.model().plan().vocab as u64;
+    let held = usage.of(Class::State);
     assert!(held <= most + logits, "{held} bytes held, at most {most} and {logits}");
     // A place in the middle is reached from the mark before it, with the bits of a cold read.
     let to = 9 * interval - 100;
