@@ -76,8 +76,8 @@ def need(condition, what):
 
 
 HASH = re.compile(r"[0-9a-f]{64}\Z")
-FIELDS = ["created_ms", "extra", "forked_from", "identity", "logits", "page_tokens", "pages", "parent", "sampler", "snapshots", "text",
-          "tokens", "turns", "version"]
+FIELDS = ["created_ms", "extra", "forked_from", "identity", "last", "page_tokens", "pages", "parent", "sampler", "snapshots", "text", "tokens",
+          "turns", "version"]
 
 
 def check_name(name):
@@ -87,12 +87,10 @@ def check_name(name):
 
 def content(name, file):
     """The content of an object file, and whether it calls itself a manifest."""
-    need(len(file) >= 24, "a header of 24 bytes")
+    need(len(file) >= 64 and not any(file[24:64]), "a header of 64 bytes")
     magic, version, codec, kind, zero, length, seal = struct.unpack("<4s4BQ8s", file[:24])
-    need((magic, zero) == (b"RVOB", 0) and version in (1, 2) and codec in (0, 1, 2) and kind in (0, 1) and length <= 1 << 30, "header")
-    begins = 64 if version == 2 else 24
-    need(len(file) >= begins and not any(file[24:begins]), "zeros up to the body")
-    body = file[begins:]
+    need((magic, zero) == (b"RVOB", 0) and version == 2 and codec in (0, 1, 2) and kind in (0, 1) and length <= 1 << 30, "header")
+    body = file[64:]
     need(blake3(file[:16] + (body if codec else b""))[:8] == seal, "seal")
     if codec == 1:
         try:
@@ -116,7 +114,7 @@ def is_count(n, least=0, most=1 << 63):
 def manifest(raw):
     m = json.loads(raw.decode("utf-8"))
     fields = FIELDS + ["windows"] if type(m) is dict and m.get("windows") else FIELDS
-    need(type(m) is dict and sorted(m) == fields and m["version"] == 1, "fields of a manifest")
+    need(type(m) is dict and sorted(m) == fields and m["version"] == 2, "fields of a manifest")
     need(list(m) == fields, "ascending keys")
     if m["extra"] is None and m["sampler"] is None:  # numbers of the writer's own have more than one spelling elsewhere
         need(json.dumps(m, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode() == raw, "canonical JSON")
@@ -149,7 +147,7 @@ def manifest(raw):
 
 
 def objects(m):
-    return m["pages"] + [x["object"] for x in m["snapshots"] + m.get("windows", [])] + ([m["logits"]] if m["logits"] is not None else [])
+    return m["pages"] + [x["object"] for x in m["snapshots"] + m.get("windows", [])] + ([m["last"]] if m["last"] is not None else [])
 
 
 def sealed(name, file, first, keys):
@@ -216,7 +214,7 @@ def below(folder):
 def read_store(place):
     r = Reader()
     with open(os.path.join(place, "format"), "rb") as f:
-        need(f.read() == b"reverie-store 1\n", "format")
+        need(f.read() == b"reverie-store 2\n", "format")
     for path, file in below(os.path.join(place, "objects")):
         r.take(path.replace("/", ""), file)
     shallow = {path for path, _ in below(os.path.join(place, "shallow"))}
@@ -246,8 +244,7 @@ def read_export(path):
     (length,) = struct.unpack("<I", data[8:12])
     need(length <= 1 << 20, "header length")
     header = json.loads(data[12:12 + length])
-    fields = ["head", "manifests", "name", "objects", "version"]
-    need((sorted(header), header["version"]) in ((fields, 1), (fields[:4] + ["tags", "version"], 2)), "header")
+    need((sorted(header), header["version"]) == (["head", "manifests", "name", "objects", "tags", "version"], 3), "header")
     check_name(header["name"])
     at, order = 12 + length, []
     for _ in range(header["objects"]):

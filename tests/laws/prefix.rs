@@ -137,7 +137,7 @@ fn eviction_frees_what_it_says_and_costs_no_bit() {
             drop(session);
             let kept = loaded.engine().kept();
             let state = memory.usage().of(Class::State);
-            // What only the tree holds is all the state there is, now that no session lives; the logits of marks are scratch.
+            // What only the tree holds is all the state there is, now that no session lives; the last rows of marks among it.
             assert!(kept.held_bytes >= state, "{}: {} held, {state} in use", name(&path), kept.held_bytes);
         }
         let kept = loaded.engine().kept();

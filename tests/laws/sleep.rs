@@ -7,7 +7,7 @@ use reverie::rooms::engine::memory::{Expect, Store};
 use reverie::rooms::engine::{EngineSpec, Error, Note};
 use reverie::{Go, LoadedModel, Loader};
 
-use crate::fixtures::{ids, load, long_enough, name};
+use crate::fixtures::{ggufs, ids, load, long_enough, name, oracles};
 
 fn opened(path: &Path, place: &Path) -> (LoadedModel, Store) {
     opened_by(&Loader { threads: Some(2), ..Loader::default() }, path, place)
@@ -78,6 +78,39 @@ fn what_slept_goes_on_with_the_same_bits() {
 }
 
 #[test]
+fn logits_after_waking_and_finding_take_the_head_alone() {
+    for path in oracles().into_iter().chain(ggufs()) {
+        for exact in [false, true] {
+            let loader = Loader { threads: Some(2), exact, record: true, ..Loader::default() };
+            let folder = tempfile::tempdir().expect("folder");
+            let (loaded, _) = opened_by(&loader, &path, folder.path());
+            let plan = loaded.engine().model().plan();
+            let tokens = ids(70.min(plan.context), plan.vocab, 6);
+            let bits = |s: &reverie::Session| -> Vec<u32> {
+                s.logits().expect("logits").iter().map(|v| v.to_bits()).collect()
+            };
+            let mut session = loaded.session();
+            session.sync(&tokens, &mut |_| Go::On).expect("sync");
+            let want = bits(&session);
+            session.sleep("s", Expect::Absent, Note::default()).expect("sleep");
+            drop(session);
+            assert!(!loaded.recorded().is_empty(), "a read is noted");
+            let mut found = loaded.session();
+            assert_eq!(found.sync(&tokens, &mut |_| Go::On).expect("sync").computed, 0, "{}", name(&path));
+            assert_eq!(bits(&found), want, "{}, exact {exact}: found in the tree", name(&path));
+            assert!(loaded.recorded().is_empty(), "{}: a layer ran", name(&path));
+            let (other, store) = opened_by(&loader, &path, folder.path());
+            let manifest = store.resolve("s").expect("resolve").state().expect("state");
+            let row = store.header(&manifest.last.expect("a last row")).expect("header").0.raw_bytes;
+            assert_eq!(row, 4 * other.engine().model().plan().width as u64);
+            let woken = other.engine().wake(&manifest).expect("wake");
+            assert_eq!(bits(&woken), want, "{}, exact {exact}: woken", name(&path));
+            assert!(other.recorded().is_empty(), "{}: a layer ran", name(&path));
+        }
+    }
+}
+
+#[test]
 fn sleeping_again_writes_what_is_new_and_forks_share() {
     for path in long_enough(300) {
         let folder = tempfile::tempdir().expect("folder");
@@ -99,7 +132,8 @@ fn sleeping_again_writes_what_is_new_and_forks_share() {
             let asleep = child.sleep(&format!("fork-{fork}"), Expect::Absent, Note::default()).expect("sleep");
             let spec = |need| loaded.engine().cache().kv(need).page_bytes();
             let page = specs.iter().filter_map(|s| s.kv).map(spec).sum::<usize>() as u64;
-            let most = page + fixed as u64 + vocab as u64 * 4 + 4096;
+            let row = loaded.engine().model().plan().width as u64 * 4;
+            let most = page + fixed as u64 + row + 64;
             assert!(asleep.new_bytes <= most, "{}: {} new bytes, {most} expected", name(&path), asleep.new_bytes);
         }
         let woken = store.resolve("fork-3").expect("resolve").state().expect("state");

@@ -1,7 +1,7 @@
 //! One timeline of tokens. Callers hand over the full token list; the session finds what it has already read, goes back
 //! where it must and reads the rest. Knows nothing of text.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use reverie_memory::{Snapshot, Window};
 use reverie_model::{Sequence, State, Want};
@@ -50,13 +50,28 @@ pub struct Synced {
     pub diverged: Option<Divergence>,
 }
 
+/// What a forward left after its last token.
+#[derive(Clone)]
+pub(crate) struct Last {
+    /// The stream after the final norm `[1, D]`: all that the head reads.
+    pub(crate) row: Tensor,
+    /// What the head makes of it `[1, V]`, once somebody asked.
+    logits: OnceLock<Tensor>,
+}
+
+impl From<Tensor> for Last {
+    fn from(row: Tensor) -> Last {
+        Last { row, logits: OnceLock::new() }
+    }
+}
+
 /// A timeline: tokens read, the state they left, the logits after the last. What it has read stays in the engine's prefix tree,
 /// for itself and for others, until the budget takes it.
 pub struct Session {
     pub(crate) engine: Arc<Engine>,
     pub(crate) state: State,
     pub(crate) tokens: Vec<u32>,
-    pub(crate) logits: Option<Tensor>,
+    pub(crate) last: Option<Last>,
     /// Snapshots of this timeline that the store has, ascending by position.
     pub(crate) asleep: Vec<Snapshot>,
     /// Pages of windowed layers that the store has for them, ascending.
@@ -72,7 +87,7 @@ impl Drop for Session {
 impl Session {
     pub(crate) fn new(engine: Arc<Engine>) -> Session {
         let state = engine.empty_state();
-        Session { engine, state, tokens: Vec::new(), logits: None, asleep: Vec::new(), windows_asleep: Vec::new() }
+        Session { engine, state, tokens: Vec::new(), last: None, asleep: Vec::new(), windows_asleep: Vec::new() }
     }
 
     /// The engine it belongs to.
@@ -90,10 +105,18 @@ impl Session {
         self.state.bytes()
     }
 
-    /// Logits after the last token, `[V]`.
+    /// Logits after the last token, `[V]`. Of a place that was found or woken they take one product with the head, and no layer.
     pub fn logits(&self) -> Result<Vec<f32>> {
-        let logits = self.logits.as_ref().ok_or(Error::Empty)?;
-        Ok(self.engine.model.backend().read(logits)?)
+        let (engine, last) = (&self.engine, self.last.as_ref().ok_or(Error::Empty)?);
+        let logits = match last.logits.get() {
+            Some(logits) => logits,
+            None => {
+                engine.make_room_for_step(1, 0)?;
+                let logits = engine.model.logits(&last.row)?;
+                last.logits.get_or_init(|| logits)
+            }
+        };
+        Ok(engine.model.backend().read(logits)?)
     }
 
     /// Makes the session stand after exactly `tokens`, with their logits: goes on from the deepest place at which every layer
@@ -106,7 +129,7 @@ impl Session {
         let engine = Arc::clone(&self.engine);
         engine.admit(tokens.len())?;
         let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
-        if common == tokens.len() && common == self.tokens.len() && self.logits.is_some() {
+        if common == tokens.len() && common == self.tokens.len() && self.last.is_some() {
             return Ok(Synced { reused: common, ..Synced::default() });
         }
         if common < self.tokens.len() {
@@ -115,8 +138,8 @@ impl Session {
         let diverged = {
             let mut tree = engine.tree();
             let found = tree.find(tokens);
-            // Logits are kept at marks only: elsewhere the last token is read again.
-            let whole = tree.has_logits(&found, tokens.len());
+            // Last rows are kept at marks only: elsewhere the last token is read again.
+            let whole = tree.has_last(&found, tokens.len());
             let stand = tree.stand(&found, if whole { tokens.len() } else { tokens.len() - 1 });
             // The session's own end is as good a place, if the tokens go on from there.
             if common < self.tokens.len() || common == tokens.len() || stand > common {
@@ -208,7 +231,7 @@ impl Session {
             engine: Arc::clone(&self.engine),
             state: self.state.fork(),
             tokens: self.tokens.clone(),
-            logits: self.logits.clone(),
+            last: self.last.clone(),
             asleep: self.asleep.clone(),
             windows_asleep: self.windows_asleep.clone(),
         }
@@ -227,9 +250,9 @@ impl Session {
     /// Leaves what was read so far in the tree.
     fn keep(&mut self, why: Why) {
         if self.state.is_whole() && self.state.len() == self.tokens.len() {
-            let (engine, logits) = (Arc::clone(&self.engine), self.logits.as_ref());
-            // A mark without logits costs one token more later; a budget too tight for them is no reason to fail.
-            let copy = || engine.model.backend().copy(logits?, Class::State).ok();
+            let (engine, last) = (Arc::clone(&self.engine), self.last.as_ref());
+            // A mark without its last row costs one token more later; a budget too tight for it is no reason to fail.
+            let copy = || engine.model.backend().copy(&last?.row, Class::State).ok();
             engine.tree().keep(&self.tokens, &mut self.state, copy, why);
         }
     }
@@ -237,7 +260,7 @@ impl Session {
     /// Stands after the first `at` of `tokens`, a place that the tree has.
     fn stand_in(&mut self, tree: &mut Tree, found: &Found, tokens: &[u32], at: usize) {
         let empty = self.engine.empty_state();
-        let (state, logits) = match tree.state(found, at, &empty) {
+        let (state, last) = match tree.state(found, at, &empty) {
             Some(there) if at > 0 => there,
             _ => (empty, None),
         };
@@ -247,12 +270,12 @@ impl Session {
         self.windows_asleep = within.collect();
         self.tokens.clear();
         self.tokens.extend_from_slice(&tokens[..state.len()]);
-        (self.state, self.logits) = (state, logits);
+        (self.state, self.last) = (state, last.map(Last::from));
     }
 
     /// After a step that failed half-way: stands where the last good one ended, or at the deepest mark before.
     fn recover(&mut self) {
-        self.logits = None;
+        self.last = None;
         let to = self.tokens.len();
         if !self.state.rewind(to, None) {
             let (engine, tokens) = (Arc::clone(&self.engine), std::mem::take(&mut self.tokens));
@@ -279,11 +302,11 @@ fn step(engine: &Engine, batch: &mut [(&mut Session, &[u32])], want: Want) -> Re
     }
     let mut sequences: Vec<_> =
         batch.iter_mut().map(|(s, tokens)| Sequence { tokens, state: &mut s.state, want }).collect();
-    match engine.model.forward(&mut sequences) {
-        Ok(logits) => {
-            for ((session, tokens), logits) in batch.iter_mut().zip(logits) {
+    match engine.model.forward_with_stream(&mut sequences) {
+        Ok(out) => {
+            for ((session, tokens), last) in batch.iter_mut().zip(out) {
                 session.tokens.extend_from_slice(tokens);
-                session.logits = logits;
+                session.last = last.map(|(logits, row)| Last { row, logits: OnceLock::from(logits) });
             }
             Ok(())
         }

@@ -1,4 +1,4 @@
-//! Sleep and wake: a session's pages, snapshots and logits become objects of the store, a manifest says what they are, and the same
+//! Sleep and wake: a session's pages, snapshots and last row become objects of the store, a manifest says what they are, and the same
 //! bits come back in any process. A page object holds the bytes of one page of every layer that sees all tokens, in layer order; a window
 //! object the same of the windowed layers; a snapshot object the slots of every layer. What the tokens say, the caller tells.
 
@@ -14,7 +14,7 @@ use reverie_tensor::{Backend, Class, DType, KvSpec, Tensor};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::session::Session;
+use crate::session::{Last, Session};
 use crate::tree::Stored;
 
 /// Where an engine's sessions sleep, and what their bytes depend on.
@@ -176,7 +176,7 @@ impl Engine {
         self.cellar.get().ok_or(Error::NoStore)
     }
 
-    /// A session that stands where `manifest` says, with its logits if they were stored. For an earlier place, cut the manifest first.
+    /// A session that stands where `manifest` says, with its last row if that was stored. For an earlier place, cut the manifest first.
     pub fn wake(self: &Arc<Self>, manifest: &Manifest) -> Result<Session> {
         let mut session = self.session();
         session.wake(manifest)?;
@@ -184,7 +184,7 @@ impl Engine {
     }
 
     /// The state at `at`, where `manifest` can stand: whole pages that the tree has are shared, the others are read, in parallel.
-    pub(crate) fn raise(&self, store: &Store, manifest: &Manifest, at: usize) -> Result<(State, Option<Tensor>)> {
+    pub(crate) fn raise(&self, store: &Store, manifest: &Manifest, at: usize) -> Result<(State, Option<Last>)> {
         let backend = self.model.backend().as_ref();
         let empty = self.empty_state();
         let (specs, standing) = (empty.page_specs(), self.model.standing());
@@ -233,20 +233,15 @@ impl Engine {
             Ok(())
         })?;
         let state = empty.at(at, pages.iter(), point.as_ref()).ok_or_else(nowhere)?;
-        let logits = match manifest.logits.filter(|_| at == manifest.tokens.len()) {
+        let last = match manifest.last.filter(|_| at == manifest.tokens.len()) {
             Some(object) => {
-                let bytes = store.get(&object)?;
-                let values: Vec<f32> =
-                    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-                let vocab = self.model.plan().vocab;
-                if values.len() != vocab {
-                    return Err(reverie_tensor::Error::shape("stored logits", values.len(), vocab).into());
-                }
-                Some(backend.upload(&values, &[1, vocab], DType::F32, Class::Scratch)?)
+                let mut row = backend.blank(&[1, self.model.plan().width], DType::F32, Class::State)?;
+                fill(store, backend, &object, &mut [&mut row])?;
+                Some(row.into())
             }
             None => None,
         };
-        Ok((state, logits))
+        Ok((state, last))
     }
 }
 
@@ -278,11 +273,9 @@ impl Session {
         let mut asleep = Asleep { hash: Hash::of(b""), state_bytes: 0, new_bytes: 0, disk_bytes: 0, new_pages: 0 };
         let pages = self.put_pages(&writer, &mut asleep)?;
         let (snapshots, windows) = self.put_snapshots(&writer, &mut asleep, &note.turns)?;
-        let logits = match &self.logits {
-            Some(logits) => {
-                let values = engine.model.backend().read(logits)?;
-                let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-                let stored = writer.put(&[&bytes])?;
+        let last = match &self.last {
+            Some(last) => {
+                let stored = put(&writer, &[bytes_of(engine.model.backend().as_ref(), &last.row)?])?;
                 asleep.count(&stored, 0);
                 Some(stored.hash)
             }
@@ -294,7 +287,7 @@ impl Session {
             extra: note.extra,
             forked_from: note.forked_from,
             identity: identity.clone(),
-            logits,
+            last,
             page_tokens: PAGE_TOKENS,
             pages,
             parent,
@@ -447,9 +440,9 @@ impl Session {
 
     /// Stands at `at` of a stored state of the same identity.
     pub(crate) fn take_up(&mut self, store: &Store, manifest: &Manifest, at: usize) -> Result<()> {
-        let (state, logits) = self.engine.raise(store, manifest, at)?;
+        let (state, last) = self.engine.raise(store, manifest, at)?;
         self.tokens = manifest.tokens[..at].to_vec();
-        (self.state, self.logits) = (state, logits);
+        (self.state, self.last) = (state, last);
         self.asleep = manifest.snapshots.iter().copied().filter(|s| s.position <= at).collect();
         self.windows_asleep = manifest.windows.iter().filter_map(|w| w.within(PAGE_TOKENS, at)).collect();
         self.mark();
@@ -466,7 +459,7 @@ impl Session {
     pub(crate) fn look_below(&mut self, tokens: &[u32], least: usize) -> Result<()> {
         let engine = Arc::clone(&self.engine);
         let Some(Cellar { store, identity }) = engine.cellar() else { return Ok(()) };
-        // Logits may be missing there: the last token is then read again, so a place before it is needed.
+        // The last row may be missing there: the last token is then read again, so a place before it is needed.
         let worth = |at: usize| at >= self.tokens.len() + least;
         if !worth(tokens.len()) {
             return Ok(());
@@ -474,7 +467,7 @@ impl Session {
         let Some(found) = store.find(identity, tokens)? else { return Ok(()) };
         let whole = found.stands == tokens.len()
             && found.manifest.tokens.len() == tokens.len()
-            && found.manifest.logits.is_some();
+            && found.manifest.last.is_some();
         let at = if whole { found.stands } else { found.manifest.stands(found.stands.min(tokens.len() - 1)) };
         if !worth(at) {
             return Ok(());

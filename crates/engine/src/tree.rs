@@ -25,8 +25,8 @@ const SHOWN_TOKENS: usize = 8;
 #[derive(Clone)]
 pub(crate) struct Mark {
     pub(crate) point: Checkpoint,
-    /// After the mark's last token, if they were computed.
-    pub(crate) logits: Option<Tensor>,
+    /// The stream after the final norm at the mark's last token `[1, D]`, if somebody wanted it: the logits are one product away.
+    pub(crate) last: Option<Tensor>,
     why: Why,
     heat: Heat,
 }
@@ -232,7 +232,7 @@ impl Tree {
         self.standing.needed(at).all(whole)
     }
 
-    /// The node in which a state at `at` ends, and the mark there if there is one; one with its logits first. The way may have
+    /// The node in which a state at `at` ends, and the mark there if there is one; one with its last row first. The way may have
     /// neighbours that begin as it does.
     fn place(&self, found: &Found, at: usize) -> Option<(usize, Option<&Mark>)> {
         let ends = |&&(n, end): &&(usize, usize)| self.node(n).start < at && at <= end;
@@ -246,16 +246,16 @@ impl Tree {
             stands.then_some((n, end, mark))
         };
         let places = found.near.iter().filter(ends).filter_map(place);
-        let best = places.max_by_key(|(_, end, m)| (m.is_some_and(|m| m.logits.is_some()), m.is_some(), *end))?;
+        let best = places.max_by_key(|(_, end, m)| (m.is_some_and(|m| m.last.is_some()), m.is_some(), *end))?;
         Some((best.0, best.2))
     }
 
-    /// A state that stands at `at`, which `stand` gave, with the logits there if they are known. `empty` is any state of the model.
+    /// A state that stands at `at`, which `stand` gave, with the last row there if it is known. `empty` is any state of the model.
     pub(crate) fn state(&mut self, found: &Found, at: usize, empty: &State) -> Option<(State, Option<Tensor>)> {
         self.clock += 1;
         let clock = self.clock;
         let (node, mark) = self.place(found, at)?;
-        let logits = mark.and_then(|m| m.logits.clone());
+        let last_row = mark.and_then(|m| m.last.clone());
         let mut path: Vec<usize> = found.path.iter().take(at.div_ceil(PAGE_TOKENS)).copied().collect();
         *path.last_mut()? = node;
         let page = |&n: &usize| &self.node(n).page;
@@ -269,12 +269,12 @@ impl Tree {
             }
             node.marks.iter_mut().filter(|m| m.point.position() == at).for_each(|m| m.heat.hit(clock));
         }
-        Some((state, logits))
+        Some((state, last_row))
     }
 
-    /// True if the logits after `position` are known on this path.
-    pub(crate) fn has_logits(&self, found: &Found, position: usize) -> bool {
-        self.place(found, position).is_some_and(|(_, m)| m.is_some_and(|m| m.logits.is_some()))
+    /// True if the last row at `position` is known on this path.
+    pub(crate) fn has_last(&self, found: &Found, position: usize) -> bool {
+        self.place(found, position).is_some_and(|(_, m)| m.is_some_and(|m| m.last.is_some()))
     }
 
     /// Counts a read of which `reused` tokens were known.
@@ -322,12 +322,12 @@ impl Tree {
     }
 
     /// Keeps what a session holds: its pages by handle, and a mark where it stands. Whole pages that are known already replace
-    /// the session's own, so that equal text is held once. `logits` are asked for where they are not known yet.
+    /// the session's own, so that equal text is held once. `last_row` is asked for where it is not known yet.
     pub(crate) fn keep(
         &mut self,
         tokens: &[u32],
         state: &mut State,
-        logits: impl FnOnce() -> Option<Tensor>,
+        last_row: impl FnOnce() -> Option<Tensor>,
         why: Why,
     ) {
         debug_assert_eq!(tokens.len(), state.len());
@@ -368,15 +368,15 @@ impl Tree {
         let marks = &mut self.node_mut(last).marks;
         let after = marks.iter().filter(|m| m.point.position() < point.position()).count();
         if marks.get(after).is_none_or(|m| m.point.position() != point.position()) {
-            marks.insert(after, Mark { point, logits: None, why, heat: Heat::default() });
+            marks.insert(after, Mark { point, last: None, why, heat: Heat::default() });
         }
         let mark = &mut marks[after];
         mark.heat.hit(clock);
         if why == Why::Turn {
             mark.why = why;
         }
-        if mark.logits.is_none() {
-            mark.logits = logits();
+        if mark.last.is_none() {
+            mark.last = last_row();
         }
     }
 

@@ -16,6 +16,9 @@ use crate::landing::{Arrival, MAX_FILE_BYTES, Progress, Transfer, prove, prove_m
 use crate::name::check_name;
 use crate::store::Store;
 
+/// Version of the layout that this code writes and reads.
+const EXPORT_VERSION: u32 = 3;
+
 const MAGIC: &[u8; 8] = b"RVSTATE1";
 /// Most bytes of the header.
 const MAX_HEADER: u32 = 1 << 20;
@@ -44,10 +47,9 @@ pub struct ExportHeader {
     pub name: String,
     /// Entries in all.
     pub objects: u64,
-    /// Tags of these manifests, by label; none in version 1.
-    #[serde(default)]
+    /// Tags of these manifests, by label.
     pub tags: Vec<TagInfo>,
-    /// 2; 1 is read too.
+    /// Of the layout.
     pub version: u32,
 }
 
@@ -87,7 +89,7 @@ impl Store {
             name: name.clone(),
             objects: order.len() as u64,
             tags: all_tags.into_iter().filter(|t| manifests.contains(&t.manifest)).collect(),
-            version: 2,
+            version: EXPORT_VERSION,
         };
         let part = file.with_file_name(format!(
             ".{}.part-{}",
@@ -261,11 +263,11 @@ impl<R: Read> ExportReader<R> {
         let left = length - 44 - u64::from(json_bytes);
         // An entry is 40 bytes and an object's header at least.
         let sane = (1..=header.objects.min(MAX_MANIFESTS)).contains(&header.manifests) && header.objects <= left / 64;
-        let known = header.version == 2 || (header.version == 1 && header.tags.is_empty());
-        if !known || !sane {
+        if header.version != EXPORT_VERSION || !sane {
             let found =
                 format!("version {}, {} manifests, {} objects", header.version, header.manifests, header.objects);
-            return Err(Error::refused(what, found, "version 1 or 2, a manifest or more, no more objects than fit"));
+            let expected = format!("version {EXPORT_VERSION}, a manifest or more, no more objects than fit");
+            return Err(Error::refused(what, found, expected));
         }
         check_name(&header.name)?;
         if !header.tags.is_sorted_by(|a, b| a.label < b.label) {

@@ -261,7 +261,7 @@ impl Check<'_> {
                 parts.chain(manifest.snapshots.iter().map(|s| (format!("the snapshot at {}", s.position), &s.object)));
             let parts = parts
                 .chain(manifest.windows.iter().map(|w| (format!("the windowed layers' page {}", w.page), &w.object)));
-            let parts = parts.chain(manifest.logits.iter().map(|o| ("the logits".to_owned(), o)));
+            let parts = parts.chain(manifest.last.iter().map(|o| ("the last row".to_owned(), o)));
             for (part, object) in parts {
                 if !self.is_whole(object) {
                     self.find(FindingKind::Missing, format!("object {object}"), lacks(&part));

@@ -106,7 +106,7 @@ impl Store {
     }
 
     /// Finds a commit by `name`, `name~2` (two commits back), `name@3` (the end of turn 3), a tag, or at least eight digits of a
-    /// manifest's hash. `@` prefers a commit that was made at that very turn, since it has its logits; else the newest is to be cut.
+    /// manifest's hash. `@` prefers a commit that was made at that very turn, since it has its last row; else the newest is to be cut.
     pub fn resolve(&self, spec: &str) -> Result<Commit> {
         let parsed = Spec::parse(spec)?;
         let (base, mut tokens) = self.base(parsed.base)?;

@@ -137,7 +137,7 @@ fn insert_one(points: &mut Open<'_>, shapes: &mut Open<'_>, hash: &Hash, manifes
     let last = pages.last().map_or(hash, |(link, _)| *link);
     for (link, page) in pages.into_iter().rev() {
         let key = key(link, mark, page);
-        // One that ends here has the logits too, and displaces one that passes.
+        // One that ends here has its last row too, and displaces one that passes.
         let ends = std::ptr::eq(link, last);
         if !ends && points.get(key.as_slice())?.is_some() {
             break;
@@ -149,7 +149,7 @@ fn insert_one(points: &mut Open<'_>, shapes: &mut Open<'_>, hash: &Hash, manifes
         let tail = manifest.tokens.get(from * page_tokens..snapshot.position).unwrap_or_default();
         if let Some(link) = chain.get(from) {
             let key = key(link, EXACT, tail);
-            // A state that ends there has the logits too: it is not displaced by one that only passes.
+            // A state that ends there has its last row too: it is not displaced by one that only passes.
             if snapshot.position == manifest.tokens.len() || points.get(key.as_slice())?.is_none() {
                 put(points, POINTS.name(), &key, hash.as_bytes())?;
             }

@@ -14,7 +14,7 @@ use crate::hash::Hash;
 pub type Identity = BTreeMap<String, String>;
 
 /// Version of the format that this code writes and reads.
-pub const MANIFEST_VERSION: u32 = 1;
+pub const MANIFEST_VERSION: u32 = 2;
 /// Most raw bytes of a manifest.
 pub const MAX_MANIFEST_BYTES: u64 = 256 << 20;
 /// Most tokens of a page.
@@ -32,8 +32,9 @@ pub struct Manifest {
     pub forked_from: Option<Hash>,
     /// What the bytes depend on.
     pub identity: Identity,
-    /// The logits after the last token: an object of f32, little-endian. None: the first token after waking needs a forward pass.
-    pub logits: Option<Hash>,
+    /// What the head reads at the last token, as the engine that wrote it has it. None: the first token after waking needs a forward
+    /// pass.
+    pub last: Option<Hash>,
     /// Tokens of a page.
     pub page_tokens: usize,
     /// One object a page of `page_tokens` tokens; the last may be partial. Empty where no layer keeps all its pages.
@@ -107,7 +108,7 @@ impl Default for Manifest {
             extra: Value::Null,
             forked_from: None,
             identity: Identity::new(),
-            logits: None,
+            last: None,
             page_tokens: 64,
             pages: Vec::new(),
             parent: None,
@@ -201,8 +202,8 @@ impl Manifest {
             }
             least = window.page + 1;
         }
-        if self.logits.is_some() && n == 0 {
-            return refuse("logits".into(), "an object".into(), "null, as there is no token".into());
+        if self.last.is_some() && n == 0 {
+            return refuse("last".into(), "an object".into(), "null, as there is no token".into());
         }
         if let Some((field, value)) = self.identity.iter().find(|(f, v)| f.len() > 256 || v.len() > 65_536) {
             let expected = "fields of at most 256 bytes, values of at most 65536";
@@ -211,10 +212,10 @@ impl Manifest {
         Ok(())
     }
 
-    /// All objects it names, each once a mention: pages, snapshots, windows, logits.
+    /// All objects it names, each once a mention: pages, snapshots, windows, the last row.
     pub fn objects(&self) -> impl Iterator<Item = &Hash> {
         let snapshots = self.snapshots.iter().map(|s| &s.object);
-        self.pages.iter().chain(snapshots).chain(self.windows.iter().map(|w| &w.object)).chain(&self.logits)
+        self.pages.iter().chain(snapshots).chain(self.windows.iter().map(|w| &w.object)).chain(&self.last)
     }
 
     /// The deepest position at or before `tokens` at which the state can stand: any, or that of a snapshot where there are some.
@@ -227,7 +228,7 @@ impl Manifest {
     }
 
     /// The state at an earlier position, or None if it cannot stand there. The last page may then hold more rows than are meant; text
-    /// ends with the last whole turn; logits and sampler belong to the end and are dropped, unless `tokens` is the end.
+    /// ends with the last whole turn; last row and sampler belong to the end and are dropped, unless `tokens` is the end.
     pub fn cut(&self, tokens: usize) -> Option<Manifest> {
         if tokens > self.tokens.len() || self.stands(tokens) != tokens {
             return None;
@@ -242,7 +243,7 @@ impl Manifest {
         cut.windows = self.windows.iter().filter_map(|w| w.within(self.page_tokens, tokens)).collect();
         cut.turns.retain(|t| t.tokens <= tokens);
         cut.text.truncate(cut.turns.last().map_or(0, |t| t.text_end));
-        (cut.logits, cut.sampler) = (None, Value::Null);
+        (cut.last, cut.sampler) = (None, Value::Null);
         Some(cut)
     }
 }

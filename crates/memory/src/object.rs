@@ -10,14 +10,13 @@ use crate::hash::{Hash, seal};
 pub const MAX_OBJECT_BYTES: u64 = 1 << 30;
 /// Bytes of the header: with these before it, a raw body is aligned for whoever maps the file.
 pub const HEADER_BYTES: usize = 64;
-/// Bytes of it that say something; the rest is zero. The whole header of version 1.
+/// Bytes of it that say something; the rest is zero.
 const OPENING_BYTES: usize = 24;
 /// zstd must leave at most this share of the bytes, on the sample and on the whole; else the body stays raw. A page that is stored
 /// raw wakes at the speed of the disk, a compressed one at that of the decoder (docs/LOG.md has both).
 pub const ZSTD_MOST_LEFT: f64 = 0.5;
 
 const MAGIC: [u8; 4] = *b"RVOB";
-/// What is written. Version 1, whose body follows the opening, is read too.
 const VERSION: u8 = 2;
 /// Read and hashed at a time: half a second-level cache.
 const STEP: usize = 256 << 10;
@@ -53,7 +52,6 @@ pub struct Header {
     pub kind: Kind,
     /// Length once decoded.
     pub raw_bytes: u64,
-    version: u8,
     seal: [u8; 8],
 }
 
@@ -65,9 +63,7 @@ impl Header {
         source.read_exact(&mut opening).map_err(early)?;
         let header = Header::parse(what, &opening)?;
         let mut rest = [0; HEADER_BYTES - OPENING_BYTES];
-        if header.version > 1 {
-            source.read_exact(&mut rest).map_err(early)?;
-        }
+        source.read_exact(&mut rest).map_err(early)?;
         if rest.iter().any(|&b| b != 0) {
             return Err(Error::damaged(what, "a header that ends in something", "zeros after its seal"));
         }
@@ -78,15 +74,13 @@ impl Header {
         let (fixed, rest) = bytes.split_at(8);
         let (length, sealed) = rest.split_at(8);
         let raw_bytes = length.iter().rev().fold(0u64, |n, &b| n << 8 | u64::from(b));
-        let (version, codec, kind) = match *fixed {
-            [m0, m1, m2, m3, version @ 1..=VERSION, codec, kind, 0] if [m0, m1, m2, m3] == MAGIC => {
-                (version, codec, kind)
-            }
+        let (codec, kind) = match *fixed {
+            [m0, m1, m2, m3, VERSION, codec, kind, 0] if [m0, m1, m2, m3] == MAGIC => (codec, kind),
             _ => {
                 return Err(Error::damaged(
                     what,
                     format!("a header opening with {fixed:02x?}"),
-                    format!("{MAGIC:02x?}, version 1 or {VERSION}"),
+                    format!("{MAGIC:02x?} and version {VERSION}"),
                 ));
             }
         };
@@ -106,7 +100,7 @@ impl Header {
         }
         let mut seal = [0; 8];
         seal.copy_from_slice(sealed);
-        let header = Header { codec, kind, raw_bytes, version, seal };
+        let header = Header { codec, kind, raw_bytes, seal };
         // A raw body is covered by its name; the header has only the seal.
         if codec == Codec::Raw && header.sealed(&[]) != header.seal {
             return Err(Error::damaged(what, "a header that its seal contradicts", "the seal of its first 16 bytes"));
@@ -117,7 +111,7 @@ impl Header {
     fn open(&self) -> [u8; 16] {
         let mut out = [0; 16];
         out[..4].copy_from_slice(&MAGIC);
-        out[4] = self.version;
+        out[4] = VERSION;
         out[5] = match self.codec {
             Codec::Raw => 0,
             Codec::Zstd => 1,
@@ -142,17 +136,12 @@ impl Header {
         out
     }
 
-    /// Where the body begins.
-    pub fn body_at(&self) -> u64 {
-        if self.version > 1 { HEADER_BYTES as u64 } else { OPENING_BYTES as u64 }
-    }
-
     /// True where a file of `file_bytes` can hold this object at all. A raw one has exactly one length; a compressed one cannot be
     /// smaller than its decoder's best.
     pub fn fits(&self, file_bytes: u64) -> bool {
-        let body = file_bytes.saturating_sub(self.body_at());
+        let body = file_bytes.saturating_sub(HEADER_BYTES as u64);
         match self.codec {
-            Codec::Raw => file_bytes == self.body_at() + self.raw_bytes,
+            Codec::Raw => file_bytes == HEADER_BYTES as u64 + self.raw_bytes,
             Codec::Zstd => self.raw_bytes / (1 << 16) <= body,
             Codec::Deflate => self.raw_bytes / 1100 <= body,
         }
@@ -176,7 +165,7 @@ pub(crate) fn encode(parts: &[&[u8]], kind: Kind) -> io::Result<Encoded> {
             None => (Codec::Raw, None),
         },
     };
-    let mut header = Header { codec, kind, raw_bytes, version: VERSION, seal: [0; 8] };
+    let mut header = Header { codec, kind, raw_bytes, seal: [0; 8] };
     header.seal = header.sealed(body.as_deref().unwrap_or_default());
     Ok(Encoded { header: header.to_bytes(), body })
 }

@@ -16,7 +16,7 @@ use crate::object::{self, Codec, HEADER_BYTES, Header};
 use crate::refs::{self, MAX_REF_BYTES, TagTarget};
 
 /// First line of the file `format`.
-const FORMAT: &str = "reverie-store 1\n";
+const FORMAT: &str = "reverie-store 2\n";
 /// What lies in a store.
 pub(crate) const OURS: [&str; 12] = [
     "damaged",
@@ -108,7 +108,10 @@ impl Store {
             Ok(found) if found == FORMAT.as_bytes() => return Ok(()),
             Ok(found) => {
                 let found = format!("'{}'", crate::error::excerpt(&String::from_utf8_lossy(&found)));
-                let expected = format!("'{}': a store that this release can read", FORMAT.trim_end());
+                let expected = format!(
+                    "'{}', which this release reads; for others take the release of reverie that wrote them",
+                    FORMAT.trim_end()
+                );
                 return Err(Error::refused(format.display().to_string(), found, expected));
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
@@ -263,14 +266,13 @@ impl Store {
     }
 
     /// The file of an object of `bytes` bytes that lie in it as they are, and where they begin: for whoever maps it. None where they
-    /// are compressed, not aligned, or not as many. Such a file is never written again; it may be removed or replaced, which a
+    /// are compressed, or not as many. Such a file is never written again; it may be removed or replaced, which a
     /// mapping outlives. What is mapped is nothing to rely on before [`prove`](Store::prove) has seen it.
     pub fn raw_file(&self, object: &Hash, bytes: u64) -> Result<Option<(File, u64)>> {
         let (mut file, file_bytes) = self.open_object(object)?;
         let header = object::read_header(object, &mut file, file_bytes)?;
-        let begins = header.body_at();
-        let raw = header.codec == Codec::Raw && begins == HEADER_BYTES as u64 && header.raw_bytes == bytes;
-        Ok(raw.then_some((file, begins)))
+        let raw = header.codec == Codec::Raw && header.raw_bytes == bytes;
+        Ok(raw.then_some((file, HEADER_BYTES as u64)))
     }
 
     /// Refuses bytes that are not the object's.

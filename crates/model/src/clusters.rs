@@ -39,8 +39,8 @@ impl Clusters {
     }
 
     /// The logits of every row `[T, V]`, those outside its clusters one below the least of those inside.
-    pub(crate) fn keep(&self, backend: &dyn Backend, input: Input<'_>, logits: &Tensor) -> Result<Tensor> {
-        let [scores] = project(backend, input, [&self.centroids])?;
+    pub(crate) fn keep(&self, backend: &dyn Backend, stream: &Tensor, logits: &Tensor) -> Result<Tensor> {
+        let [scores] = project(backend, Input::Plain(stream), [&self.centroids])?;
         let kept = backend.route(&scores, &self.rank)?.experts;
         let mut all = backend.read(logits)?;
         for (row, kept) in all.chunks_exact_mut(self.members.len()).zip(kept.chunks_exact(self.rank.n_active)) {

@@ -98,7 +98,7 @@ impl Drafter {
         let mut states: Vec<&mut State> = guesses.iter_mut().map(|g| &mut *g.state).collect();
         let x = self.model.stream(&step, x, &self.owners, &mut states)?;
         let x = backend.norm(&x, &own.final_norm)?;
-        let logits = self.model.logits(Input::Plain(&x))?;
+        let logits = self.model.logits(&x)?;
         let [stream] = project(backend, Input::Plain(&x), [&gates.leave])?;
         Ok((logits, stream))
     }

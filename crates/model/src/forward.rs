@@ -138,22 +138,17 @@ impl Model {
     /// Observers hear "hidden.0" after the embedding, "hidden.i" after layer i; the last is heard after the final norm, as
     /// transformers reports it, and only where logits of all tokens are wanted.
     pub fn forward(&self, sequences: &mut [Sequence<'_>]) -> Result<Vec<Option<Tensor>>> {
-        let (wanted, counts) = self.read(sequences)?;
-        let out = match wanted {
-            Some(x) => self.apart(self.logits(Input::Normed(&x, &self.parts.final_norm))?, &counts)?,
-            None => counts.iter().map(|_| None).collect(),
-        };
-        sequences.iter_mut().for_each(|s| s.state.advance(s.tokens.len()));
-        Ok(out)
+        let out = self.forward_with_stream(sequences)?;
+        Ok(out.into_iter().map(|wanted| wanted.map(|(logits, _)| logits)).collect())
     }
 
-    /// The same with the stream of the wanted tokens after the final norm `[T, D]`, which a drafter begins with.
+    /// The same with the stream of the wanted tokens after the final norm `[T, D]`: what [`logits`](Model::logits) are made of, and what
+    /// a drafter begins with.
     pub fn forward_with_stream(&self, sequences: &mut [Sequence<'_>]) -> Result<Vec<Option<(Tensor, Tensor)>>> {
         let (wanted, counts) = self.read(sequences)?;
         let out = match wanted {
             Some(x) => {
-                let x = self.parts.backend.norm(&x, &self.parts.final_norm)?;
-                let logits = self.apart(self.logits(Input::Plain(&x))?, &counts)?;
+                let logits = self.apart(self.logits(&x)?, &counts)?;
                 logits.into_iter().zip(self.apart(x, &counts)?).map(|(l, x)| l.zip(x)).collect()
             }
             None => counts.iter().map(|_| None).collect(),
@@ -162,7 +157,7 @@ impl Model {
         Ok(out)
     }
 
-    /// All layers over the new tokens: the stream of the wanted ones, and how many each sequence wants. States are advanced by the
+    /// All layers over the new tokens: the stream of the wanted ones after the final norm, and how many each sequence wants. States are advanced by the
     /// caller, when nothing can fail any more.
     fn read(&self, sequences: &mut [Sequence<'_>]) -> Result<(Option<Tensor>, Vec<usize>)> {
         let ModelParts { plan, backend, embed, .. } = &self.parts;
@@ -259,7 +254,7 @@ impl Model {
         Ok(step.backend.add(kept, &y)?)
     }
 
-    /// The rows that are wanted, and how many of each sequence.
+    /// The rows that are wanted, after the final norm, and how many of each sequence.
     fn pick(&self, x: Tensor, rows: &[Rows], wants: &[Want]) -> Result<(Option<Tensor>, Vec<usize>)> {
         let ModelParts { backend, final_norm, layers, .. } = &self.parts;
         let picked = rows.iter().zip(wants).map(|(r, want)| match want {
@@ -273,17 +268,18 @@ impl Model {
             return Ok((None, counts));
         }
         let x = if all.len() == x.rows() { x } else { backend.rows(&x, &all)? };
+        let x = backend.norm(&x, final_norm)?;
         if wants.iter().all(|w| *w == Want::All) {
-            backend.note(&format!("hidden.{}", layers.len()), &backend.norm(&x, final_norm)?)?;
+            backend.note(&format!("hidden.{}", layers.len()), &x)?;
         }
         Ok((Some(x), counts))
     }
 
-    /// The head.
-    pub(crate) fn logits(&self, input: Input<'_>) -> Result<Tensor> {
+    /// The head: logits `[T, V]` of a stream after the final norm `[T, D]`, the same bits as those that came with it.
+    pub fn logits(&self, stream: &Tensor) -> Result<Tensor> {
         let ModelParts { plan, backend, embed, head, clusters, .. } = &self.parts;
         let weight = head.as_ref().map_or(embed, |h| &h.weight);
-        let mut logits = backend.linear(input, &[weight])?.remove(0);
+        let mut logits = backend.linear(Input::Plain(stream), &[weight])?.remove(0);
         if plan.head.scale != 1.0 {
             logits = backend.map(logits, Map::Scale(plan.head.scale))?;
         }
@@ -291,7 +287,7 @@ impl Model {
             logits = backend.map(logits, Map::Softcap(cap))?;
         }
         match clusters {
-            Some(clusters) => clusters.keep(backend.as_ref(), input, &logits),
+            Some(clusters) => clusters.keep(backend.as_ref(), stream, &logits),
             None => Ok(logits),
         }
     }

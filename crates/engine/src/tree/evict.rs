@@ -139,6 +139,6 @@ fn own_bytes<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> u64 {
 }
 
 fn mark_bytes(mark: &Mark) -> u64 {
-    let logits = mark.logits.iter().filter(|t| t.shared_by() == 1).map(Tensor::len_bytes).sum::<usize>();
-    mark.point.slots().filter(|t| t.shared_by() == 1).map(Tensor::len_bytes).sum::<usize>() as u64 + logits as u64
+    let held = mark.point.slots().chain(&mark.last).filter(|t| t.shared_by() == 1);
+    held.map(|t| t.len_bytes() as u64).sum()
 }

@@ -17,7 +17,7 @@ fn small() -> Manifest {
             Turn { role: "user".into(), text_end: 6, tokens: 5 },
             Turn { role: "assistant".into(), text_end: 13, tokens: 10 },
         ],
-        logits: Some(hash(9)),
+        last: Some(hash(9)),
         sampler: json!({"seed": u64::MAX, "a": [0.1, 1e-7]}),
         ..Manifest::default()
     }
@@ -30,7 +30,7 @@ fn it_reads_what_it_wrote_in_one_spelling() {
     assert_eq!(again, small());
     assert_eq!(again.to_bytes().unwrap(), bytes);
     let text = String::from_utf8(bytes).unwrap();
-    assert!(text.starts_with(r#"{"created_ms":0,"extra":null,"#) && text.ends_with(r#""version":1}"#), "{text}");
+    assert!(text.starts_with(r#"{"created_ms":0,"extra":null,"#) && text.ends_with(r#""version":2}"#), "{text}");
     assert!(text.contains(r#""sampler":{"a":[0.1,1e-7],"seed":18446744073709551615}"#), "{text}");
 }
 
@@ -55,7 +55,7 @@ fn keys_ascend_at_every_depth() {
         "extra",
         "forked_from",
         "identity",
-        "logits",
+        "last",
         "page_tokens",
         "pages",
         "parent",
@@ -75,7 +75,7 @@ fn keys_ascend_at_every_depth() {
 fn unsound_manifests_are_refused_by_field() {
     type Spoil = fn(&mut Manifest);
     let cases: &[(&str, Spoil)] = &[
-        ("version", |m| m.version = 2),
+        ("version", |m| m.version = 1),
         ("page_tokens", |m| m.page_tokens = 0),
         ("page_tokens", |m| m.page_tokens = usize::MAX),
         ("pages", |m| m.pages.truncate(2)),
@@ -108,19 +108,19 @@ fn unsound_manifests_are_refused_by_field() {
         let bytes = serde_json::to_vec(&bad).unwrap();
         assert!(Manifest::parse(&bytes).is_err(), "{field} parses");
     }
-    assert!(Manifest { logits: Some(hash(0)), ..Manifest::default() }.check().is_err());
+    assert!(Manifest { last: Some(hash(0)), ..Manifest::default() }.check().is_err());
 }
 
 #[test]
 fn unknown_fields_and_huge_claims_are_refused() {
     let text = String::from_utf8(small().to_bytes().unwrap()).unwrap();
     for (from, to) in [
-        (r#""version":1"#, r#""version":1,"path":"../../etc""#),
+        (r#""version":2"#, r#""version":2,"path":"../../etc""#),
         (r#""page_tokens":4"#, r#""page_tokens":99999999999999999999999"#),
         (r#""tokens":[0,"#, r#""tokens":[-1,"#),
         (r#""tokens":[0,"#, r#""tokens":[4294967296,"#),
         (r#""text_end":6"#, r#""text_end":18446744073709551615"#),
-        (r#""logits":""#, r#""logits":"../"#),
+        (r#""last":""#, r#""last":"../"#),
     ] {
         let bad = text.replacen(from, to, 1);
         assert_ne!(bad, text);
@@ -134,7 +134,7 @@ fn a_cut_is_the_state_as_it_was() {
     let cut = small().cut(5).expect("attention can be cut anywhere");
     cut.check().unwrap();
     assert_eq!((cut.tokens.len(), cut.pages.len(), cut.turns.len()), (5, 2, 1));
-    assert_eq!((cut.text.as_str(), cut.logits, cut.sampler.clone()), ("héllo", None, Value::Null));
+    assert_eq!((cut.text.as_str(), cut.last, cut.sampler.clone()), ("héllo", None, Value::Null));
     assert_eq!(small().cut(10), Some(small()));
     assert_eq!(small().cut(11), None);
     let hybrid = Manifest {

@@ -26,16 +26,8 @@ fn what_is_put_is_read_in_parts_and_whole() {
     }
 }
 
-/// The file of a raw object as version 1 has it: the body right behind the seal.
-fn version_1(body: &[u8]) -> Vec<u8> {
-    let mut file = [b"RVOB".as_slice(), &[1, 0, 0, 0], &(body.len() as u64).to_le_bytes()].concat();
-    let seal = blake3::hash(&file);
-    file.extend_from_slice(&seal.as_bytes()[..8]);
-    [&file, body].concat()
-}
-
 #[test]
-fn objects_of_version_1_are_read_and_those_of_version_2_can_be_mapped() {
+fn raw_objects_can_be_mapped_and_other_versions_are_refused() {
     let (_folder, store) = store();
     let writer = store.writer().unwrap();
     let bytes = noise(5, 3000);
@@ -47,17 +39,18 @@ fn objects_of_version_1_are_read_and_those_of_version_2_can_be_mapped() {
     assert!(store.raw_file(&put.hash, 2999).unwrap().is_none(), "another length");
     store.prove(&put.hash, &[&bytes[..7], &bytes[7..]]).unwrap();
     assert!(store.prove(&put.hash, &[&bytes[7..], &bytes[..7]]).unwrap_err().is_damage());
-    std::fs::write(&path, version_1(&bytes)).unwrap();
-    assert_eq!(store.get(&put.hash).unwrap(), bytes);
-    assert!(store.raw_file(&put.hash, 3000).unwrap().is_none(), "not aligned");
-    assert!(!writer.put(&[&bytes]).unwrap().new);
     let squeezed = writer.put(&[&[0; 3000]]).unwrap();
     assert!(store.raw_file(&squeezed.hash, 3000).unwrap().is_none(), "compressed");
-    let mut bad = version_1(&bytes);
-    bad[4] = 3;
-    std::fs::write(&path, bad).unwrap();
-    let refusal = store.get(&put.hash).unwrap_err().to_string();
-    assert!(refusal.contains("version 1 or 2"), "{refusal}");
+    let sound = std::fs::read(&path).unwrap();
+    for version in [1, 3] {
+        let mut other = sound.clone();
+        other[4] = version;
+        let seal = blake3::hash(&other[..16]);
+        other[16..24].copy_from_slice(&seal.as_bytes()[..8]);
+        std::fs::write(&path, other).unwrap();
+        let refusal = store.get(&put.hash).unwrap_err().to_string();
+        assert!(refusal.contains("version 2"), "{refusal}");
+    }
 }
 
 #[test]
@@ -110,7 +103,7 @@ fn words_find_commits() {
     let at = |spec: &str| store.resolve(spec).map(|c| (c.hash, c.tokens));
     assert_eq!(at("trip").unwrap(), (hashes[4], 50));
     assert_eq!(at("trip~2").unwrap(), (hashes[2], 30));
-    assert_eq!(at("trip@2").unwrap(), (hashes[1], 20), "a commit made at that turn has logits");
+    assert_eq!(at("trip@2").unwrap(), (hashes[1], 20), "a commit made at that turn has its last row");
     assert_eq!(at(&hashes[3].to_string()[..8]).unwrap(), (hashes[3], 40));
     for bad in ["trip~5", "trip@6", "nobody", "0000000000", "trip@0", "../trip"] {
         assert!(at(bad).is_err(), "{bad}");
@@ -236,8 +229,11 @@ fn a_folder_of_something_else_is_no_store() {
     std::fs::write(folder.path().join("photo.jpg"), b"x").unwrap();
     assert!(Store::open(folder.path()).unwrap_err().to_string().contains("photo.jpg"));
     std::fs::remove_file(folder.path().join("photo.jpg")).unwrap();
-    std::fs::write(folder.path().join("format"), b"reverie-store 9\n").unwrap();
-    assert!(Store::open(folder.path()).unwrap_err().to_string().contains("reverie-store 9"));
+    for other in ["reverie-store 9", "reverie-store 1"] {
+        std::fs::write(folder.path().join("format"), format!("{other}\n")).unwrap();
+        let refusal = Store::open(folder.path()).unwrap_err().to_string();
+        assert!(refusal.contains(other) && refusal.contains("the release of reverie that wrote"), "{refusal}");
+    }
 }
 
 #[test]

@@ -49,7 +49,7 @@ pub fn state(writer: &Writer, tokens: &[u32]) -> Manifest {
         identity: identity(),
         page_tokens: PAGE,
         pages: pages.collect(),
-        logits: (!tokens.is_empty()).then(|| writer.put(&[&noise(tokens.len() as u64, 64)]).expect("put").hash),
+        last: (!tokens.is_empty()).then(|| writer.put(&[&noise(tokens.len() as u64, 64)]).expect("put").hash),
         text: "x".repeat(tokens.len()),
         tokens: tokens.to_vec(),
         turns: turns.collect(),
