@@ -9,21 +9,23 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// All Rust sources of the rooms and the porch.
-fn sources() -> Vec<PathBuf> {
+/// All files under some folders, in order.
+fn files(mut open: Vec<PathBuf>) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let mut open = vec![root().join("src"), root().join("crates"), root().join("tests")];
     while let Some(folder) = open.pop() {
         for entry in std::fs::read_dir(&folder).expect("folder").filter_map(Result::ok) {
             let path = entry.path();
-            if path.is_dir() {
-                open.push(path);
-            } else if path.extension().is_some_and(|e| e == "rs") {
-                found.push(path);
-            }
+            if path.is_dir() { open.push(path) } else { found.push(path) }
         }
     }
     found.sort();
+    found
+}
+
+/// All Rust sources of the rooms and the porch.
+fn sources() -> Vec<PathBuf> {
+    let mut found = files(vec![root().join("src"), root().join("crates"), root().join("tests")]);
+    found.retain(|path| path.extension().is_some_and(|e| e == "rs"));
     found
 }
 
@@ -118,6 +120,15 @@ fn files_stay_short() {
             "{name} has {lines} lines: about 600 is the limit, split it"
         );
     }
+}
+
+#[test]
+fn fixtures_stay_small() {
+    let pocket = root().join("fixtures/pocket");
+    let mut found = files(vec![root().join("fixtures")]);
+    found.retain(|path| !path.starts_with(&pocket));
+    let bytes: u64 = found.iter().map(|path| path.metadata().expect("fixture").len()).sum();
+    assert!(bytes < 30_000_000, "fixtures/ without pocket/ has {bytes} bytes: 30 MB is the limit, make one narrower");
 }
 
 #[test]
