@@ -350,7 +350,10 @@ unsafe fn weigh<S: Lanes, E>(tile: &Tile<E>, pair: &Pair, w: &mut [f32; PAGE_TOK
                 *s = S::select_lt(S::load(seen.as_ptr()), S::splat(0.5), nothing, *s);
             }
         }
-        let top = s.iter().skip(1).fold(s[0], |m, &s| S::max(m, s));
+        let mut top = s[0];
+        for &s in &s[1..] {
+            top = S::max(top, s);
+        }
         let old = *pair.running.max();
         let max = larger(old, hmax::<S>(top));
         let by = S::splat(base(max));

@@ -138,7 +138,10 @@ impl<W: Width, const P: usize, const C: usize, const HALVES: bool> Kernel for In
                 }
             }
             each_quad!(|AT| {
-                let w = self.slices.map(|s| W::quad::<S, AT>(s.codes.add(u * W::BYTES), s.table));
+                let mut w = [W::quad::<S, AT>(s.codes.add(u * W::BYTES), s.table); P];
+                for p in 1..P {
+                    w[p] = W::quad::<S, AT>(self.slices[p].codes.add(u * W::BYTES), self.slices[p].table);
+                }
                 for c in 0..C {
                     let x = x.q.add(c * UNIT + 4 * AT);
                     for p in 0..P {
