@@ -9,7 +9,7 @@ use reverie_tensor::{
     ScanSpec, StateSegment, Tensor, Term, Weight, WeightSource,
 };
 
-use crate::isa::Isa;
+use crate::isa::{Isa, ReadAhead};
 use crate::ops;
 use crate::pool::Pool;
 
@@ -37,7 +37,7 @@ pub struct Cpu {
     pub(crate) isa: Isa,
     pub(crate) numerics: Numerics,
     /// See `Isa::read_ahead`.
-    pub(crate) read_ahead: Option<usize>,
+    pub(crate) read_ahead: Option<ReadAhead>,
 }
 
 impl Cpu {

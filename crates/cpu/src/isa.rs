@@ -15,6 +15,24 @@ pub enum Isa {
     NeonDot,
 }
 
+/// How far ahead of its use a kernel asks for what it reads in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadAhead {
+    /// Distance in bytes.
+    pub bytes: usize,
+    /// What becomes of the caches.
+    pub caches: Caches,
+}
+
+/// What reading does to the caches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caches {
+    /// What was read stays, as long as there is room.
+    Fill,
+    /// What was read goes by: it will not be wanted again before all the rest has been.
+    Pass,
+}
+
 impl Isa {
     /// The best set of this processor.
     pub fn detect() -> Isa {
@@ -51,10 +69,10 @@ impl Isa {
         sets
     }
 
-    /// How many bytes ahead of its reads a product of one column asks for its weights, which come from memory once; none where
-    /// the processor's own prefetching does better or nobody has measured. Figures in docs/LOG.md: Zen 5 gains 8 to 66 %,
-    /// Emerald Rapids 12 to 80 %, Zen 4 loses.
-    pub fn read_ahead() -> Option<usize> {
+    /// How a product of one column asks for its weights ahead of its reads; none where the processor's own prefetching does
+    /// better or nobody has measured. Figures in docs/LOG.md: Zen 5 gains 8 to 66 %, and 3 to 11 % of a whole token by leaving
+    /// its caches alone; Emerald Rapids gains 12 to 80 % and loses by that; Zen 4 loses by either.
+    pub fn read_ahead() -> Option<ReadAhead> {
         #[cfg(target_arch = "x86_64")]
         {
             use std::arch::x86_64::__cpuid;
@@ -66,8 +84,8 @@ impl Isa {
             let family = ((signature >> 8) & 0xf) + ((signature >> 20) & 0xff);
             let model = (signature >> 4) & 0xf | (signature >> 12) & 0xf0;
             match (vendor.ebx, vendor.edx, vendor.ecx) {
-                AMD if family >= 0x1a => Some(4096),
-                INTEL if (family, model) == (6, 0xcf) => Some(4096),
+                AMD if family >= 0x1a => Some(ReadAhead { bytes: 4096, caches: Caches::Pass }),
+                INTEL if (family, model) == (6, 0xcf) => Some(ReadAhead { bytes: 4096, caches: Caches::Fill }),
                 _ => None,
             }
         }

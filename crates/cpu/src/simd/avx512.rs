@@ -34,6 +34,11 @@ unsafe impl Lanes for Avx512 {
         // SAFETY: a prefetch never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
+    #[inline(always)]
+    unsafe fn fetch_past(p: *const u8) {
+        // SAFETY: a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_NTA>(p.cast()) }
+    }
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self::F {

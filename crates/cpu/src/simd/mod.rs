@@ -84,6 +84,8 @@ pub unsafe trait Lanes: Copy {
     unsafe fn fetch(p: *const u8);
     /// As `fetch`, to the first-level cache.
     unsafe fn fetch_near(p: *const u8);
+    /// As `fetch_near`, past the other caches where the processor can.
+    unsafe fn fetch_past(p: *const u8);
     /// The first `n` lanes, the others zero; all sixteen from sixteen on. `p` is valid for as many elements.
     #[inline(always)]
     unsafe fn load_n(p: *const f32, n: usize) -> Self::F {

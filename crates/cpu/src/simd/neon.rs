@@ -130,6 +130,16 @@ unsafe impl<P: Products> Lanes for Neon<P> {
         unsafe { asm!("prfm pldl2keep, [{0}]", in(reg) p, options(readonly, nostack, preserves_flags)) }
     }
     #[inline(always)]
+    unsafe fn fetch_near(p: *const u8) {
+        // SAFETY: a prefetch never faults.
+        unsafe { asm!("prfm pldl1keep, [{0}]", in(reg) p, options(readonly, nostack, preserves_flags)) }
+    }
+    #[inline(always)]
+    unsafe fn fetch_past(p: *const u8) {
+        // SAFETY: a prefetch never faults.
+        unsafe { asm!("prfm pldl1strm, [{0}]", in(reg) p, options(readonly, nostack, preserves_flags)) }
+    }
+    #[inline(always)]
     unsafe fn splat(x: f32) -> Self::F {
         // SAFETY: the set was detected; pointers are valid by contract.
         unsafe { [vdupq_n_f32(x); 4] }

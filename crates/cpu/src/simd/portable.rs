@@ -27,6 +27,8 @@ unsafe impl Lanes for Portable {
     unsafe fn fetch(_p: *const u8) {}
     #[inline(always)]
     unsafe fn fetch_near(_p: *const u8) {}
+    #[inline(always)]
+    unsafe fn fetch_past(_p: *const u8) {}
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self::F {

@@ -6,6 +6,7 @@ mod prepare;
 mod product;
 mod tile;
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use reverie_tensor::{Class, Error, Group, Input, Result, Tensor, Weight};
@@ -13,7 +14,7 @@ use reverie_tensor::{Class, Error, Group, Input, Result, Tensor, Weight};
 use super::host;
 use super::panel::{Layout, Panels};
 use crate::Cpu;
-use crate::isa::Isa;
+use crate::isa::{Caches, Isa, ReadAhead};
 use crate::simd::{Dot, LANES, Portable};
 use plan::{Plan, is_int, tiles};
 use prepare::{Prepare, RowInput};
@@ -223,6 +224,40 @@ impl Tasks {
     }
 }
 
+/// Numbers that lanes take, each once: first those of a stretch of their own, one after the other, so that a lane reads memory
+/// in long runs; then what others have left.
+struct Stretches {
+    count: usize,
+    /// How many of each lane's stretch are taken, and more.
+    taken: Vec<Taken>,
+}
+
+/// A counter with a cache line of its own.
+#[repr(align(64))]
+struct Taken(AtomicUsize);
+
+impl Stretches {
+    fn new(count: usize, lanes: usize) -> Stretches {
+        Stretches { count, taken: (0..lanes).map(|_| Taken(AtomicUsize::new(0))).collect() }
+    }
+
+    /// The numbers of a lane's stretch.
+    fn of(&self, lane: usize) -> Range<usize> {
+        let edge = |lane| lane * self.count / self.taken.len();
+        edge(lane)..edge(lane + 1)
+    }
+
+    /// The next number for this lane.
+    fn take(&self, lane: usize) -> Option<usize> {
+        let lanes = self.taken.len();
+        (lane..lane + lanes).map(|l| l % lanes).find_map(|l| {
+            let own = self.of(l);
+            let i = own.start + self.taken[l].0.fetch_add(1, Ordering::Relaxed);
+            (i < own.end).then_some(i)
+        })
+    }
+}
+
 /// One call on its way.
 struct Call<'a> {
     cpu: &'a Cpu,
@@ -281,21 +316,16 @@ impl Call<'_> {
             panels.div_ceil(8 * plan.lanes).min(by_bytes).next_multiple_of(at_once)
         };
         let tasks = Tasks::new(self.jobs.iter().map(|j| j.panels().div_ceil(chunk(j)) * j.blocks()));
-        let next = AtomicUsize::new(0);
+        let stretches = Stretches::new(tasks.count(), plan.lanes);
         self.lanes(&|lane| {
             let mut scratch = Scratch::new();
             let mut prepared = None;
-            loop {
-                let i = next.fetch_add(1, Ordering::Relaxed);
-                if i >= tasks.count() {
-                    return;
-                }
+            while let Some(i) = stretches.take(lane) {
                 let (own, i) = tasks.find(i);
                 let job = &self.jobs[own];
                 // SAFETY: a lane's own copy is written by that lane alone; every panel and block of columns is taken by
                 // one task; the set is the caller's.
                 unsafe {
-                    // Tasks are taken in order, so that a lane prepares each job once at most.
                     if plan.own_copies && prepared != Some(own) {
                         self.prepare::<S>(lane, job, (0, job.plan.rows));
                         prepared = Some(own);
@@ -399,7 +429,8 @@ impl Call<'_> {
                     let int = job.plan.int_columns(base, lane).filter(|_| target.int);
                     let count = int.map_or(1, |_| int_panels_at_once::<S>(columns)).min(end - p);
                     let (bytes, stride) = (panels.panels(p, count), panels.stride);
-                    let ahead = if columns == 1 { self.cpu.read_ahead } else { Some(layout.slice_bytes) };
+                    let slice = ReadAhead { bytes: layout.slice_bytes, caches: Caches::Fill };
+                    let ahead = if columns == 1 { self.cpu.read_ahead } else { Some(slice) };
                     let group = GroupedPanels { layout, k: panels.k, bytes, stride, count, ahead };
                     if columns > 1 {
                         target.fetch::<S>(p, count, span);

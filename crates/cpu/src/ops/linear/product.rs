@@ -10,6 +10,7 @@ use reverie_tensor::DType;
 
 use super::plan::tiles;
 use super::tile::{Brain, Columns, Element, FloatTile, Half, IntTile, Single, Slice, Widen};
+use crate::isa::ReadAhead;
 use crate::ops::panel::{
     Bytes, DecodeScales, Expand, ExpandFloat, GroupedLayout, GroupedSlice, Packed, SLICE, Table, UNIT, Width,
 };
@@ -69,7 +70,7 @@ pub(crate) struct GroupedPanels<'a> {
     pub(crate) stride: usize,
     pub(crate) count: usize,
     /// How far ahead to ask for bytes.
-    pub(crate) ahead: Option<usize>,
+    pub(crate) ahead: Option<ReadAhead>,
 }
 
 impl<'a> GroupedPanels<'a> {

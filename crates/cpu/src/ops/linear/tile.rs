@@ -6,6 +6,7 @@
 
 use std::marker::PhantomData;
 
+use crate::isa::ReadAhead;
 use crate::ops::panel::{UNIT, Width, each_quad, fetch_ahead};
 use crate::simd::{Dot, Kernel, LANES, Lanes};
 
@@ -61,7 +62,7 @@ pub(crate) struct Slice {
     pub(crate) units_per_scale_log2: u32,
     pub(crate) units: usize,
     /// How far ahead to ask for codes.
-    pub(crate) ahead: Option<usize>,
+    pub(crate) ahead: Option<ReadAhead>,
 }
 
 /// `P` panels times `C` int8 columns over a slice of K. `HALVES`: a scale serves 16 k and not a multiple of 32.

@@ -7,6 +7,7 @@ use std::marker::PhantomData;
 
 use super::scales::fetch_ahead;
 use super::{PLANE, UNIT};
+use crate::isa::ReadAhead;
 use crate::simd::{Dot, Kernel, LANES};
 
 /// Quads of a unit.
@@ -131,7 +132,7 @@ pub(crate) struct Expand<W> {
     pub(crate) out: *mut u8,
     pub(crate) units: usize,
     /// How far ahead to ask for codes.
-    pub(crate) ahead: Option<usize>,
+    pub(crate) ahead: Option<ReadAhead>,
     pub(crate) width: PhantomData<W>,
 }
 

@@ -5,6 +5,7 @@
 
 use reverie_tensor::{DType, Grouped, Scales};
 
+use crate::isa::{Caches, ReadAhead};
 use crate::simd::{Dot, Kernel, LANES};
 
 /// Widths in bytes of the fields that a unit of scale bytes is moved by.
@@ -82,7 +83,7 @@ pub(crate) struct DecodeScales {
     /// As `scales`; written only if the format has biases.
     pub(crate) biases: *mut f32,
     /// How far ahead to ask for the panel's bytes.
-    pub(crate) ahead: Option<usize>,
+    pub(crate) ahead: Option<ReadAhead>,
 }
 
 impl Kernel for DecodeScales {
@@ -116,10 +117,14 @@ impl Kernel for DecodeScales {
 
 /// Asks for the cache lines `ahead` of these bytes.
 #[inline(always)]
-pub(crate) unsafe fn fetch_ahead<S: Dot>(p: *const u8, bytes: usize, ahead: Option<usize>) {
+pub(crate) unsafe fn fetch_ahead<S: Dot>(p: *const u8, bytes: usize, ahead: Option<ReadAhead>) {
     if let Some(ahead) = ahead {
         for line in (0..bytes).step_by(64) {
-            S::fetch_near(p.wrapping_add(ahead + line));
+            let p = p.wrapping_add(ahead.bytes + line);
+            match ahead.caches {
+                Caches::Fill => S::fetch_near(p),
+                Caches::Pass => S::fetch_past(p),
+            }
         }
     }
 }
