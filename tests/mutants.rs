@@ -310,7 +310,7 @@ pub fn run(config: &Value, real: Option<Arc<Weights>>, choices: &mut Choices<'_>
     let salt = choices.below(256) as u64;
     let affine = || {
         let spec = PlaneSpec { bits: 4, group: 64, dtype: DType::BF16 };
-        quant::affine::ENTRY.planes?.check("mutant", spec).ok().map(Form::Grouped)
+        quant::affine::ENTRY.planes?.check("mutant", spec).ok()
     };
     let blocks = |name| Some(Form::Grouped(quant::find(quant::QUANTS, name)?.blocks?.form.clone()));
     let form = match choices.below(6) {

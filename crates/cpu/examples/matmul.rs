@@ -40,6 +40,7 @@ impl WeightSource for Noise {
         match g.scales {
             Scales::Float(d) | Scales::FloatBias(d) => ordinary(d, out),
             Scales::Exponent => out.iter_mut().for_each(|e| *e = 112 + *e % 16),
+            Scales::Float8 => out.iter_mut().for_each(|f| *f = 16 + *f % 64),
             kind => out.chunks_mut(kind.unit_bytes()).for_each(|unit| {
                 let two = matches!(kind, Scales::Nibbles16 | Scales::Six8);
                 ordinary(DType::F16, &mut unit[..if two { 4 } else { 2 }]);

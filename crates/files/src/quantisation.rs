@@ -48,8 +48,11 @@ pub struct Quantisation {
 const BITS: &str = "bits";
 const GROUP: &str = "group_size";
 const MODE: &str = "mode";
+const GLOBAL_SCALE: &str = "global_scale";
 /// What mlx means where no mode is written.
 const DEFAULT_MODE: &str = "affine";
+/// What mlx means where an exception leaves out bits and group, whatever the general choice is.
+const DEFAULTS: &[(&str, u8, usize)] = &[("affine", 4, 64), ("mxfp4", 4, 32), ("mxfp8", 8, 32), ("nvfp4", 4, 16)];
 
 impl Quantisation {
     /// Rules made by hand: one choice for all, and exceptions (none for a module that stays dense).
@@ -75,7 +78,7 @@ impl Quantisation {
             let expected = "MLX affine weights, plain weights, or a GGUF file: use another conversion of this model";
             return Err(section.refuse("quant_method", format!("'{}'", excerpt(method)), expected));
         }
-        let general = choice(&section, None)?;
+        let general = choice(&section, &[])?;
         let mut modules = BTreeMap::new();
         for (name, value) in section.fields() {
             if let Some(exception) = value.as_bool() {
@@ -86,7 +89,7 @@ impl Quantisation {
             } else if value.is_object()
                 && let Some(section) = section.section(name)?
             {
-                modules.insert(name.clone(), Some(choice(&section, Some(&general))?));
+                modules.insert(name.clone(), Some(choice(&section, DEFAULTS)?));
             }
         }
         Ok(Quantisation { general: Some(general), modules })
@@ -124,12 +127,16 @@ impl Quantisation {
     }
 }
 
-/// Settings of one object; what it leaves out comes from `general`.
-fn choice(section: &ModelConfig, general: Option<&Choice>) -> Result<Choice> {
+/// Settings of one object; bits and group that it leaves out come from its mode's line of `defaults`.
+fn choice(section: &ModelConfig, defaults: &[(&str, u8, usize)]) -> Result<Choice> {
     let missing = |field: &str| -> Error { section.refuse(field, "nothing", "a number") };
-    let bits = section.optional_usize(BITS)?.or(general.map(|g| usize::from(g.bits))).ok_or_else(|| missing(BITS))?;
-    let group = section.optional_usize(GROUP)?.or(general.map(|g| g.group)).ok_or_else(|| missing(GROUP))?;
-    let mode = section.optional_text(MODE)?.or(general.map(|g| g.mode.as_str())).unwrap_or(DEFAULT_MODE);
+    if section.optional_bool(GLOBAL_SCALE)?.unwrap_or(false) {
+        return Err(section.refuse(GLOBAL_SCALE, true, "false: a factor over a whole tensor is not read"));
+    }
+    let mode = section.optional_text(MODE)?.unwrap_or(DEFAULT_MODE);
+    let default = defaults.iter().find(|(name, ..)| *name == mode);
+    let bits = section.optional_usize(BITS)?.or(default.map(|d| usize::from(d.1))).ok_or_else(|| missing(BITS))?;
+    let group = section.optional_usize(GROUP)?.or(default.map(|d| d.2)).ok_or_else(|| missing(GROUP))?;
     let bits = u8::try_from(bits).map_err(|_| section.refuse(BITS, bits, "a number of bits"))?;
     Ok(Choice { mode: mode.to_owned(), bits, group })
 }
@@ -156,6 +163,24 @@ mod tests {
         assert_eq!(q.of("a.d"), Rule::General(&choice(4)));
         let written = serde_json::json!({"quantization": q.to_json()}).to_string();
         assert_eq!(read(&written).unwrap(), q);
+    }
+
+    /// As mlx.nn's `to_quantized` takes them, which knows no general choice.
+    #[test]
+    fn exceptions_leave_out_what_their_mode_has() {
+        let q = read(
+            r#"{"quantization": {"group_size": 16, "bits": 4, "mode": "nvfp4", "a": {"bits": 8}, "b": {"mode": "mxfp8"},
+                "c": {"mode": "mxfp4", "group_size": 32}}}"#,
+        )
+        .unwrap();
+        for (module, mode, bits, group) in [("a", "affine", 8, 64), ("b", "mxfp8", 8, 32), ("c", "mxfp4", 4, 32)] {
+            assert_eq!(q.of(module), Rule::Own(&Choice { mode: mode.into(), bits, group }));
+        }
+        let error = read(r#"{"quantization": {"group_size": 16, "bits": 4, "a": {"mode": "other"}}}"#).unwrap_err();
+        assert!(error.to_string().contains("bits"), "{error}");
+        let text = r#"{"quantization": {"group_size": 16, "bits": 4, "mode": "nvfp4", "a": {"global_scale": true}}}"#;
+        let error = read(text).unwrap_err().to_string();
+        assert!(error.contains("quantization.a.global_scale"), "{error}");
     }
 
     #[test]

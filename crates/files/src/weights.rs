@@ -381,10 +381,14 @@ impl Weights {
         };
         let spec = PlaneSpec { bits: choice.bits, group: choice.group, dtype };
         let form = planes.check(&format!("'{}'", excerpt(name)), spec).map_err(self.wrap(scales_name))?;
+        let whole = format!("{module}.global_scale");
+        if self.contains(&whole) {
+            return Err(self.refuse(&whole, "factor over a whole tensor", "one", "none: it is not read"));
+        }
         let mut held = self.held(slot);
         held.extend(self.held(scales));
         let mut biases: &[u8] = &[];
-        if form.scales.has_bias() {
+        if form.has_bias() {
             let (biases_name, slot) = self.find(&format!("{module}.biases"))?;
             if slot.shape != scales.shape || slot.storage.name() != scales.storage.name() {
                 let found = format!("{} {:?}", slot.storage.name(), slot.shape);

@@ -1,6 +1,8 @@
 //! The three compute forms of a weight matrix and the one interface through which a format shows them.
 //! A format says how its bytes become a form; kernels know the forms and no format.
 
+use half::f16;
+
 use crate::dtype::DType;
 use crate::quant;
 
@@ -44,6 +46,8 @@ pub enum Scales {
     FloatBias(DType),
     /// Per block of 32 one exponent byte e: the scale is 2^(e - 128) (MXFP4, whose levels are doubled).
     Exponent,
+    /// Per block one byte, an 8-bit float (e4m3): the scale is half of it (NVFP4, whose levels are doubled).
+    Float8,
     /// Per 256 weights: f16 d, f16 dmin, 16 bytes; byte j serves weights 16j..: scale d·(b & 15), bias -dmin·(b >> 4).
     /// (Q2_K.)
     Nibbles16,
@@ -60,7 +64,7 @@ impl Scales {
     /// Weights along K that one unit of scale bytes serves, given the block length.
     pub fn unit_weights(self, block: usize) -> usize {
         match self {
-            Scales::Float(_) | Scales::FloatBias(_) => block,
+            Scales::Float(_) | Scales::FloatBias(_) | Scales::Float8 => block,
             Scales::Exponent => 32,
             Scales::Nibbles16 | Scales::Six16 | Scales::Six8 | Scales::Byte16 => 256,
         }
@@ -71,7 +75,7 @@ impl Scales {
         match self {
             Scales::Float(d) => d.size(),
             Scales::FloatBias(d) => 2 * d.size(),
-            Scales::Exponent => 1,
+            Scales::Exponent | Scales::Float8 => 1,
             Scales::Nibbles16 => 20,
             Scales::Six16 => 14,
             Scales::Six8 => 16,
@@ -112,6 +116,11 @@ impl Form {
             Form::Dense(d) => k * d.size(),
             Form::Grouped(g) => g.row_bytes(k),
         }
+    }
+
+    /// True if a block has a bias besides its scale.
+    pub fn has_bias(&self) -> bool {
+        matches!(self, Form::Grouped(g) if g.scales.has_bias())
     }
 
     /// Bits per weight, scales included.
@@ -182,6 +191,7 @@ fn decode_unit(kind: Scales, unit: &[u8], scales: &mut [f32], biases: &mut [f32]
         Scales::Float(d) => scales[0] = d.read(unit, 0),
         Scales::FloatBias(d) => (scales[0], biases[0]) = (d.read(unit, 0), d.read(unit, 1)),
         Scales::Exponent => scales[0] = exponent_scale(unit[0]),
+        Scales::Float8 => scales[0] = 0.5 * float8(unit[0]),
         Scales::Nibbles16 => {
             let (d, dmin) = (f16(0), f16(1));
             for (j, &b) in unit[4..20].iter().enumerate() {
@@ -210,6 +220,15 @@ fn decode_unit(kind: Scales, unit: &[u8], scales: &mut [f32], biases: &mut [f32]
             }
         }
     }
+}
+
+/// An 8-bit float of a sign, four bits of exponent and three of mantissa (e4m3): finite but for all ones, which is NaN.
+/// Source: arXiv 2209.05433.
+pub fn float8(byte: u8) -> f32 {
+    // The same seven bits one place lower in an f16, whose exponent counts from 2^8 further down.
+    let size =
+        if byte & 0x7f == 0x7f { f32::NAN } else { 256.0 * f16::from_bits(u16::from(byte & 0x7f) << 7).to_f32() };
+    if byte & 0x80 == 0 { size } else { -size }
 }
 
 /// 2^(e - 128) as f32, also where that is subnormal.

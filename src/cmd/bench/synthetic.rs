@@ -83,13 +83,16 @@ fn form(name: &str) -> Result<Form, String> {
         let (bits, group) = name.strip_prefix("affine")?.split_once(':')?;
         let spec = PlaneSpec { bits: bits.parse().ok()?, group: group.parse().ok()?, dtype: DType::BF16 };
         let planes = quant::affine::ENTRY.planes?;
-        planes.check("--format", spec).ok().map(Form::Grouped)
+        planes.check("--format", spec).ok()
     };
-    affine().ok_or_else(|| {
-        let blocks: Vec<&str> = quant::QUANTS.iter().filter(|q| q.blocks.is_some()).map(|q| q.name).collect();
+    // In planes too, but without a choice of bits.
+    let plain = || quant::find(quant::QUANTS, name)?.planes?.only();
+    affine().or_else(plain).ok_or_else(|| {
+        let whole = quant::QUANTS.iter().filter(|q| q.blocks.is_some() || q.planes.is_some_and(|p| p.only().is_some()));
+        let names: Vec<&str> = whole.map(|q| q.name).collect();
         format!(
             "--format: found '{name}', expected bf16, f16, f32, affineBITS:GROUP (affine4:64), {}",
-            blocks.join(", ")
+            names.join(", ")
         )
     })
 }
@@ -167,6 +170,8 @@ impl Random {
             }
             // Levels are up to 12.
             Scales::Exponent => unit[0] = (128.0 + (step * half / 12.0).log2()).round() as u8,
+            // The first fifteen floats are multiples of 2^-9.
+            Scales::Float8 => unit[0] = (1024.0 * step * half / 12.0).round().clamp(1.0, 15.0) as u8,
             Scales::Nibbles16 => {
                 set(unit, 0, step / 8.0);
                 set(unit, 1, step * half / 8.0);

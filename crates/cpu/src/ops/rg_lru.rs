@@ -103,10 +103,8 @@ unsafe fn recur<S: Lanes>(call: Call<'_>, line: &Line<'_>, head: usize, within: 
     // checked; the set is the caller's.
     unsafe {
         let rate = S::load_n(call.rate.as_ptr().add(at), n);
-        let biases = [
-            S::load_n(call.input_gate.1.as_ptr().add(at), n),
-            S::load_n(call.decay_gate.1.as_ptr().add(at), n),
-        ];
+        let biases =
+            [S::load_n(call.input_gate.1.as_ptr().add(at), n), S::load_n(call.decay_gate.1.as_ptr().add(at), n)];
         let weights = [call.input_gate.0, call.decay_gate.0].map(|w| w.as_ptr().add(first * block + within));
         let slot = line.state.part(at..at + n).as_mut_ptr();
         let mut state = S::load_n(slot, n);

@@ -76,6 +76,10 @@ impl Synthetic {
                 Form::Grouped(g) => {
                     let d = match g.scales {
                         Scales::Exponent => continue,
+                        Scales::Float8 => {
+                            self.scales[row * g.row_scale_bytes(self.k)] = [0x7f, 0xff, 0x7e][i];
+                            continue;
+                        }
                         Scales::Float(d) | Scales::FloatBias(d) => d,
                         _ => DType::F16,
                     };
@@ -100,6 +104,8 @@ fn scale_unit(kind: Scales, random: &mut Random) -> Vec<u8> {
         Scales::Exponent => {
             unit[0] = if random.below(8) == 0 { random.next() as u8 } else { 110 + random.below(20) as u8 }
         }
+        // Every float, NaN seldom.
+        Scales::Float8 => unit[0] = if unit[0] & 0x7f == 0x7f && random.below(64) > 0 { 0x80 } else { unit[0] },
         Scales::Nibbles16 | Scales::Six8 => {
             float(DType::F16, 0);
             float(DType::F16, 1);
@@ -179,6 +185,7 @@ pub fn all_forms() -> Vec<Form> {
         grouped(4, Levels::Table(table), 32, Scales::Exponent);
         grouped(4, Levels::Table(table), 32, Scales::Float(DType::F16));
         grouped(4, Levels::Table(table), 16, Scales::Float(DType::F16));
+        grouped(4, Levels::Table(table), 16, Scales::Float8);
     }
     forms
 }

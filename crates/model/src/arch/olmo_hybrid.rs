@@ -5,6 +5,7 @@ use super::{ArchEntry, Source};
 use crate::error::{Error, Result};
 use crate::ffn::swiglu;
 use crate::mixer::{closing, delta};
+use crate::names::Leaves;
 use crate::plan::{Block, NormSpec, NormWeight, Part, Plan};
 
 /// The row.
@@ -16,6 +17,10 @@ pub const ENTRY: ArchEntry = ArchEntry {
     gguf: None,
 };
 
+/// MLX's words, and those of transformers in memory.
+const LEAVES: Leaves =
+    &[("attention_layer_norm", "input_layernorm"), ("feedforward_layer_norm", "post_attention_layernorm")];
+
 fn plan(source: &Source<'_>) -> Result<Plan> {
     let config = &source.config;
     let eps = source.eps()?;
@@ -25,7 +30,7 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
         Some(rope) => rope.has("rope_theta"),
         None => config.has("rope_theta"),
     };
-    source.decoder(ENTRY.name, NormWeight::Plain, |i| {
+    let mut plan = source.decoder(ENTRY.name, NormWeight::Plain, |i| {
         let ffn = Part::Ffn((swiglu::ENTRY.spec)(config, i)?);
         let kind = source.layer_kind(i, |i| if i % 4 == 3 { "full_attention" } else { "linear_attention" })?;
         match kind.as_str() {
@@ -58,5 +63,7 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
             }
             other => Err(Error::config("layer_types", other, "linear_attention or full_attention")),
         }
-    })
+    })?;
+    plan.names = plan.names.with_leaves(LEAVES);
+    Ok(plan)
 }

@@ -3,7 +3,7 @@
 
 use super::{PlaneRow, PlaneSpec, Planes, QuantEntry, bits};
 use crate::dtype::DType;
-use crate::form::{Grouped, Levels, Scales};
+use crate::form::{Form, Grouped, Levels, Scales};
 
 /// The registry's row.
 pub const ENTRY: QuantEntry = QuantEntry {
@@ -18,11 +18,13 @@ static PLANES: Planes = Planes {
     groups: &[32, 64, 128],
     dtypes: &[DType::F32, DType::F16, DType::BF16],
     form,
+    value: None,
     quantise: Some(quantise),
 };
 
-fn form(spec: PlaneSpec) -> Grouped {
-    Grouped { bits: spec.bits, levels: Levels::Offset(0), block: spec.group, scales: Scales::FloatBias(spec.dtype) }
+fn form(spec: PlaneSpec) -> Form {
+    let scales = Scales::FloatBias(spec.dtype);
+    Form::Grouped(Grouped { bits: spec.bits, levels: Levels::Offset(0), block: spec.group, scales })
 }
 
 const TWO_TO_23: f32 = (1 << 23) as f32;

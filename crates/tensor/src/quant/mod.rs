@@ -6,6 +6,8 @@ pub mod affine;
 pub mod bits;
 pub mod iq4_nl;
 pub mod mxfp4;
+pub mod mxfp8;
+pub mod nvfp4;
 pub mod q2_k;
 pub mod q3_k;
 pub mod q4_0;
@@ -22,13 +24,15 @@ pub use source::{BlockMatrix, DenseMatrix, Joined, Plain, PlaneBytes, PlaneMatri
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::form::{Grouped, Levels};
+use crate::form::{Form, Grouped, Levels};
 
 /// Every format of this build, by name.
 pub static QUANTS: &[QuantEntry] = &[
     affine::ENTRY,
     iq4_nl::ENTRY,
     mxfp4::ENTRY,
+    mxfp8::ENTRY,
+    nvfp4::ENTRY,
     q2_k::ENTRY,
     q3_k::ENTRY,
     q4_0::ENTRY,
@@ -60,6 +64,9 @@ pub type WriteBlocks = fn(&[f32], &mut [u8]);
 /// One row of finite weights in, codes, scales and biases out.
 pub type WritePlanes = fn(PlaneSpec, &[f32], PlaneRow<'_>);
 
+/// A code and a scale byte in, a weight out.
+pub type PlaneValue = fn(u8, u8) -> f32;
+
 /// Rows made of self-contained blocks: codes and scales side by side.
 #[derive(Debug)]
 pub struct Blocks {
@@ -89,7 +96,9 @@ pub struct Planes {
     /// Types of a scale (and of a bias).
     pub dtypes: &'static [DType],
     /// The compute form of a checked spec.
-    pub form: fn(PlaneSpec) -> Grouped,
+    pub form: fn(PlaneSpec) -> Form,
+    /// What a code of 8 bits is worth with its scale byte, where codes are no small integers: the form is then dense.
+    pub value: Option<PlaneValue>,
     /// How it is written; none where the project only reads the format.
     pub quantise: Option<WritePlanes>,
 }
@@ -165,7 +174,7 @@ impl Blocks {
 
 impl Planes {
     /// Checks the three choices against what the format takes. `what` names the tensor or module in the error.
-    pub fn check(&self, what: &str, spec: PlaneSpec) -> Result<Grouped> {
+    pub fn check(&self, what: &str, spec: PlaneSpec) -> Result<Form> {
         if !self.bits.contains(&spec.bits) {
             return Err(Error::value(format!("bits of {what}"), spec.bits, format!("one of {:?}", self.bits)));
         }
@@ -183,13 +192,19 @@ impl Planes {
         Ok((self.form)(spec))
     }
 
+    /// The form of a format that leaves no choice open.
+    pub fn only(&self) -> Option<Form> {
+        let (&[bits], &[group], &[dtype]) = (self.bits, self.groups, self.dtypes) else { return None };
+        Some((self.form)(PlaneSpec { bits, group, dtype }))
+    }
+
     /// One row of weights to planes. Refused where the format cannot be written or a weight is not finite.
     pub fn quantise(&self, name: &str, spec: PlaneSpec, row: &[f32], out: PlaneRow<'_>) -> Result<()> {
         let quantise = self.quantise.ok_or_else(|| cannot_write(name))?;
         let form = self.check(name, spec)?;
         let scale_bytes = row.len() / spec.group * spec.dtype.size();
         let found = (row.len() % spec.group, out.codes.len(), out.scales.len(), out.biases.len());
-        let bias_bytes = if form.scales.has_bias() { scale_bytes } else { 0 };
+        let bias_bytes = if form.has_bias() { scale_bytes } else { 0 };
         let expected = (0, row.len() * usize::from(spec.bits) / 8, scale_bytes, bias_bytes);
         if found != expected {
             return Err(Error::shape("quantise (K mod group, codes, scales, biases)", found, expected));

@@ -4,7 +4,7 @@
 
 use super::{Blocks, PlaneSpec, Planes, QuantEntry, bits, each};
 use crate::dtype::DType;
-use crate::form::{Grouped, Levels, Scales};
+use crate::form::{Form, Grouped, Levels, Scales};
 
 /// The registry's row.
 pub const ENTRY: QuantEntry = QuantEntry {
@@ -21,16 +21,16 @@ const _: () = assert!(BYTES == 1 + WEIGHTS / 2);
 const FORM: Grouped = Grouped { bits: 4, levels: Levels::Table(LEVELS), block: WEIGHTS, scales: Scales::Exponent };
 
 /// The sixteen e2m1 values, doubled.
-const LEVELS: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+pub(super) const LEVELS: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 static BLOCKS: Blocks =
     Blocks { ggml_type: 39, weights: WEIGHTS, bytes: BYTES, form: FORM, codes, scales, quantise: None };
 
 static PLANES: Planes =
-    Planes { bits: &[4], groups: &[WEIGHTS], dtypes: &[DType::U8], form: plane_form, quantise: None };
+    Planes { bits: &[4], groups: &[WEIGHTS], dtypes: &[DType::U8], form: plane_form, value: None, quantise: None };
 
-fn plane_form(_: PlaneSpec) -> Grouped {
-    FORM
+fn plane_form(_: PlaneSpec) -> Form {
+    Form::Grouped(FORM)
 }
 
 fn codes(blocks: &[u8], out: &mut [u8]) {

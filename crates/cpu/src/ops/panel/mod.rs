@@ -143,6 +143,7 @@ fn check(n: usize, k: usize, form: &Form) -> Result<()> {
     }
     let blocks: &[usize] = match g.scales {
         Scales::Float(d) | Scales::FloatBias(d) if d.is_float() => &[16, 32, 64, 128],
+        Scales::Float8 => &[16, 32, 64, 128],
         Scales::Float(d) | Scales::FloatBias(d) => return refuse("type of a scale", d.to_string(), "f32, f16 or bf16"),
         Scales::Exponent | Scales::Six8 => &[32],
         Scales::Nibbles16 | Scales::Six16 | Scales::Byte16 => &[16],

@@ -25,7 +25,7 @@ fn fields(scales: Scales) -> &'static [usize] {
                 &[2, 2]
             }
         }
-        Scales::Exponent => &[1],
+        Scales::Exponent | Scales::Float8 => &[1],
         Scales::Nibbles16 => &[2, 2, 4, 4, 4, 4],
         Scales::Six16 => &[2, 4, 4, 4],
         Scales::Six8 => &[2, 2, 4, 4, 4],
@@ -90,7 +90,7 @@ impl Kernel for DecodeScales {
     #[inline(always)]
     unsafe fn run<S: Dot>(self) {
         let per_unit = match self.kind {
-            Scales::Float(_) | Scales::FloatBias(_) | Scales::Exponent => 1,
+            Scales::Float(_) | Scales::FloatBias(_) | Scales::Exponent | Scales::Float8 => 1,
             Scales::Six8 => 8,
             Scales::Nibbles16 | Scales::Six16 | Scales::Byte16 => 16,
         };
@@ -106,6 +106,7 @@ impl Kernel for DecodeScales {
                     out.bias::<S>(0, float::<S>(d, unit.add(LANES * d.size())));
                 }
                 Scales::Exponent => out.scale::<S>(0, exponent::<S>(S::iload_u8(unit))),
+                Scales::Float8 => out.scale::<S>(0, half_float8::<S>(S::iload_u8(unit))),
                 Scales::Nibbles16 => nibbles16::<S>(unit, out),
                 Scales::Six16 => six16::<S>(unit, out),
                 Scales::Six8 => six8::<S>(unit, out),
@@ -160,6 +161,22 @@ unsafe fn float<S: Dot>(d: DType, p: *const u8) -> S::F {
 unsafe fn exponent<S: Dot>(e: S::I) -> S::F {
     let low = S::ishr(e, 1);
     S::mul(power::<S>(low), power::<S>(S::isub(e, low)))
+}
+
+/// Half of an e4m3 float: mantissa · 2^(e - 11) with the hidden one, mantissa · 2^-10 without (e = 0); NaN where all ones.
+#[inline(always)]
+unsafe fn half_float8<S: Dot>(byte: S::I) -> S::F {
+    let (e, ones) = (field::<S>(byte, 3, 4), field::<S>(byte, 0, 7));
+    // One where e is not 0.
+    let hidden = S::ishr(S::isub(e, S::isplat(-15)), 4);
+    let mantissa = S::to_f(S::ior(field::<S>(byte, 0, 3), S::ishl(hidden, 3)));
+    let power = S::pow2i(S::to_f(S::isub(S::isub(e, hidden), S::isplat(10))));
+    let sign = S::sub(S::splat(1.0), S::to_f(S::ishl(S::ishr(byte, 7), 1)));
+    // 2^128 is infinite, and its difference from itself NaN, where 0 stays 0.
+    let huge = S::mul(S::to_f(S::ishr(S::isub(ones, S::isplat(-1)), 7)), S::splat(f32::MAX));
+    let huge = S::mul(huge, S::splat(2.0));
+    let whole = S::add(S::splat(1.0), S::sub(huge, huge));
+    S::mul(S::mul(mantissa, power), S::mul(sign, whole))
 }
 
 /// 2^(e - 64).

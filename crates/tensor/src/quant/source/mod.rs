@@ -5,10 +5,10 @@ mod view;
 
 pub use view::{Joined, Plain, Rows, Turned};
 
-use super::{Blocks, PlaneSpec, Planes, bits, values};
+use super::{Blocks, PlaneSpec, PlaneValue, Planes, bits, values};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::form::{Form, Grouped, WeightSource};
+use crate::form::{Form, WeightSource};
 
 /// Refuses rows that no compute form takes.
 fn check_k(what: &str, n: usize, k: usize, step: usize) -> Result<()> {
@@ -89,12 +89,12 @@ pub struct PlaneBytes<'a> {
 /// A matrix whose codes, scales and biases are separate tensors.
 #[derive(Clone, Debug)]
 pub struct PlaneMatrix<'a> {
-    form: Grouped,
+    form: Form,
+    value: Option<PlaneValue>,
+    spec: PlaneSpec,
     bytes: PlaneBytes<'a>,
     n: usize,
     k: usize,
-    /// Bytes of one scale.
-    size: usize,
 }
 
 impl<'a> PlaneMatrix<'a> {
@@ -106,15 +106,22 @@ impl<'a> PlaneMatrix<'a> {
         let (size, groups) = (spec.dtype.size(), k / spec.group);
         check_len("codes".into(), bytes.codes.len(), (n, k / 8 * usize::from(spec.bits)), what.clone())?;
         check_len("scales".into(), bytes.scales.len(), (n, groups * size), what.clone())?;
-        let bias_row = if form.scales.has_bias() { groups * size } else { 0 };
+        let bias_row = if form.has_bias() { groups * size } else { 0 };
         check_len("biases".into(), bytes.biases.len(), (n, bias_row), what)?;
-        Ok(PlaneMatrix { form, bytes, n, k, size })
+        Ok(PlaneMatrix { form, value: planes.value, spec, bytes, n, k })
     }
 
     /// Row `row` of a tensor that has N rows.
     fn row<'b>(&self, tensor: &'b [u8], row: usize) -> &'b [u8] {
         let len = tensor.len() / self.n;
         &tensor[row * len..][..len]
+    }
+
+    /// The weights of a row whose codes and scales are bytes.
+    fn weights(&self, value: PlaneValue, row: usize) -> impl Iterator<Item = f32> {
+        let codes = self.row(self.bytes.codes, row).chunks_exact(self.spec.group);
+        let groups = codes.zip(self.row(self.bytes.scales, row));
+        groups.flat_map(move |(codes, &scale)| codes.iter().map(move |&code| value(code, scale)))
     }
 }
 
@@ -123,28 +130,35 @@ impl WeightSource for PlaneMatrix<'_> {
         (self.n, self.k)
     }
     fn form(&self) -> Form {
-        Form::Grouped(self.form.clone())
+        self.form.clone()
     }
     fn row_f32(&self, row: usize, out: &mut [f32]) {
+        let form = match (&self.form, self.value) {
+            (Form::Dense(dtype), Some(value)) => {
+                return out.iter_mut().zip(self.weights(value, row)).for_each(|(o, w)| *o = dtype.rounded(w));
+            }
+            (Form::Dense(_), None) => unreachable!("dense planes say what a code is worth"),
+            (Form::Grouped(form), _) => form,
+        };
         // Group by group, so that nothing is allocated.
-        let (block, bits) = (self.form.block, self.form.bits);
+        let (block, bits, size) = (form.block, form.bits, self.spec.dtype.size());
         let (codes, scales) = (self.row(self.bytes.codes, row), self.row(self.bytes.scales, row));
         let biases = self.row(self.bytes.biases, row);
         let (mut group, mut unit) = ([0; 128], [0; 8]);
         let units = codes.chunks_exact(block * usize::from(bits) / 8).zip(out.chunks_exact_mut(block)).enumerate();
         for (i, (packed, out)) in units {
             bits::unpack(bits, packed, &mut group[..block]);
-            let span = i * self.size..(i + 1) * self.size;
-            let used = self.form.scales.unit_bytes();
-            unit[..self.size].copy_from_slice(&scales[span.clone()]);
+            let span = i * size..(i + 1) * size;
+            let used = form.scales.unit_bytes();
+            unit[..size].copy_from_slice(&scales[span.clone()]);
             if !biases.is_empty() {
-                unit[self.size..used].copy_from_slice(&biases[span]);
+                unit[size..used].copy_from_slice(&biases[span]);
             }
-            values(&self.form, &group[..block], &unit[..used], out);
+            values(form, &group[..block], &unit[..used], out);
         }
     }
     fn row_codes(&self, row: usize, out: &mut [u8]) {
-        bits::unpack(self.form.bits, self.row(self.bytes.codes, row), out);
+        bits::unpack(self.spec.bits, self.row(self.bytes.codes, row), out);
     }
     fn row_scales(&self, row: usize, out: &mut [u8]) {
         let scales = self.row(self.bytes.scales, row);
@@ -152,15 +166,19 @@ impl WeightSource for PlaneMatrix<'_> {
             out.copy_from_slice(scales);
             return;
         }
-        let pairs = scales.chunks_exact(self.size).zip(self.row(self.bytes.biases, row).chunks_exact(self.size));
-        for (out, (scale, bias)) in out.chunks_exact_mut(2 * self.size).zip(pairs) {
-            let (out_scale, out_bias) = out.split_at_mut(self.size);
+        let size = self.spec.dtype.size();
+        let pairs = scales.chunks_exact(size).zip(self.row(self.bytes.biases, row).chunks_exact(size));
+        for (out, (scale, bias)) in out.chunks_exact_mut(2 * size).zip(pairs) {
+            let (out_scale, out_bias) = out.split_at_mut(size);
             out_scale.copy_from_slice(scale);
             out_bias.copy_from_slice(bias);
         }
     }
-    fn row_dense(&self, _row: usize, _out: &mut [u8]) {
-        unreachable!("the form says so: planes have no dense rows");
+    fn row_dense(&self, row: usize, out: &mut [u8]) {
+        let (Form::Dense(dtype), Some(value)) = (&self.form, self.value) else {
+            unreachable!("the form says so: these planes have no dense rows")
+        };
+        self.weights(value, row).enumerate().for_each(|(i, w)| dtype.write(out, i, w));
     }
 }
 
