@@ -6,6 +6,8 @@ use reverie::rooms::model::{Model, Sequence, State, Want};
 use reverie::rooms::tensor::Tensor;
 use reverie::{LoadedModel, Loader};
 
+use crate::twins;
+
 /// The fixtures' folder.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
@@ -54,18 +56,14 @@ pub fn long_enough(tokens: usize) -> Vec<PathBuf> {
     found
 }
 
-/// Every whole GGUF file among the fixtures.
+/// Every whole GGUF file among the fixtures that runs alone: twins, and those with quantised weights.
 pub fn ggufs() -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = Vec::new();
-    for folder in std::fs::read_dir(root()).expect("fixtures/").filter_map(|e| e.ok().map(|e| e.path())) {
-        let Ok(files) = std::fs::read_dir(&folder) else { continue };
-        let whole = folder.ends_with("gguf_quants") || folder.join("config.json").exists();
-        found.extend(
-            files
-                .filter_map(|e| e.ok().map(|e| e.path()))
-                .filter(|p| whole && p.extension().is_some_and(|x| x == "gguf")),
-        );
-    }
+    let quantised = std::fs::read_dir(root().join("gguf_quants")).expect("gguf_quants/");
+    let mut found: Vec<PathBuf> = quantised
+        .filter_map(|e| e.ok().map(|e| e.path()))
+        .filter(|p| p.extension().is_some_and(|x| x == "gguf"))
+        .chain(oracles().iter().filter_map(|folder| twins::of(folder)).map(|twin| twin.path))
+        .collect();
     found.sort();
     found
 }

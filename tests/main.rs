@@ -13,5 +13,6 @@ mod newcomers;
 mod stand_in;
 mod synthetic;
 mod tidy;
+mod twins;
 
 use reverie::rooms;

@@ -99,11 +99,10 @@ fn generated_tables_are_fresh() {
     let r = Registries::builtin();
     let readme = std::fs::read_to_string(root().join("README.md")).expect("README.md");
     for arch in r.archs() {
-        assert!(
-            readme.contains(&format!("| `{}` | {} |", arch.name, arch.about)),
-            "README.md lacks the row of {}",
-            arch.name
-        );
+        // Some are read under the word of another's file.
+        let word = arch.gguf.map_or(String::new(), |gguf| format!("`{}` |", gguf.arch));
+        let row = format!("| `{}` | {} | {word}", arch.name, arch.about);
+        assert!(readme.contains(&row), "README.md lacks the row '{row}'");
     }
 }
 

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::oracle::{bound, distance};
 use crate::fixtures::{drafters, ids, load, name, root};
+use crate::twins;
 
 /// A drafter beside its target.
 struct Pair {
@@ -115,6 +116,21 @@ fn guesses_are_those_of_transformers() {
             println!("{} {what} {d:.1e}", name(&folder));
         }
     }
+}
+
+#[test]
+fn a_gguf_twin_guesses_the_same_bits() {
+    let mut seen = 0;
+    for (folder, target) in drafters() {
+        let (Some(own), Some(read)) = (twins::of(&folder), twins::of(&target)) else { continue };
+        let text = ids(72, 255, 3);
+        let want = pair(&folder, &target, 2).draft((&text, 7), text.len(), (8, &[]));
+        let got = pair(&own.path, &read.path, 2).draft((&text, 7), text.len(), (8, &[]));
+        assert_eq!(got.logits, want.logits, "{}", name(&folder));
+        assert_eq!(got.streams, want.streams, "{}", name(&folder));
+        seen += 1;
+    }
+    assert!(seen > 0, "no drafter has a twin");
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! Ling and Ring, hybrid: Kimi delta attention with a bounded decay, every few layers latent attention with a gate a head; a mixture in
 //! all layers but the first ones.
 
-use super::{ArchEntry, Source, glm4_moe, kimi_linear};
+use reverie_files::gguf::Metadata;
+use serde_json::{Map, Value};
+
+use super::{ArchEntry, Source, gguf, glm4_moe, kimi_linear};
 use crate::error::{Error, Result};
 use crate::mixer::{delta, kda, mla};
 use crate::names::Leaves;
@@ -13,11 +16,22 @@ pub const ENTRY: ArchEntry = ArchEntry {
     aliases: &[],
     about: "Ling, Ring (hybrid): bounded Kimi delta attention and latent attention, mixture of experts",
     plan,
-    gguf: None,
+    gguf: Some(&gguf::Dialect {
+        arch: "bailingmoe3",
+        names: &[
+            ("mlp.gate.expert_bias", "exp_probs_b.bias!"),
+            ("self_attn.f_proj", "ssm_f_a"),
+            ("self_attn.g_proj", "ssm_g_a"),
+            ("self_attn.head_gate", "attn_gate"),
+        ],
+        interleaved_rows: false,
+        adapt,
+    }),
 };
 
 /// What it calls the parts of a layer.
-const LEAVES: Leaves = &[("self_attn.o_proj", "attention.dense"), ("self_attn", "attention")];
+const LEAVES: Leaves =
+    &[("self_attn.head_gate", "attention.g_proj"), ("self_attn.o_proj", "attention.dense"), ("self_attn", "attention")];
 
 /// Its words for what Kimi Linear has fields of its own for.
 const FIELDS: &[(&str, &str)] = &[
@@ -25,6 +39,18 @@ const FIELDS: &[(&str, &str)] = &[
     ("linear_head_dim", "head_dim"),
     ("linear_num_heads", "num_attention_heads"),
 ];
+
+fn adapt(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
+    for key in ["swiglu_clamp_exp", "swiglu_clamp_shexp"].map(|leaf| format!("bailingmoe3.{leaf}")) {
+        if metadata.optional_f64s(&key)?.is_some_and(|limits| limits.iter().any(|l| *l != 0.0)) {
+            return Err(Error::config(key, "limits", "none: experts whose activations are clamped are not computed"));
+        }
+    }
+    let safe = metadata.optional_bool("bailingmoe3.kda.safe_gate")?.unwrap_or(true);
+    map.insert("kda_safe_gate".into(), safe.into());
+    gguf::numbers(metadata, map, &[("bailingmoe3.kda.gate_lower_bound", "kda_lower_bound")])?;
+    gguf::kimi(metadata, map)
+}
 
 fn plan(source: &Source<'_>) -> Result<Plan> {
     let source = source.renamed(kimi_linear::FIELDS).renamed(FIELDS);
@@ -36,7 +62,7 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
             source.layer_kind(i, |i| if (i + 1) % group == 0 { "full_attention" } else { "linear_attention" })?;
         let mixer: Box<dyn MixerSpec> = match kind.as_str() {
             "linear_attention" => {
-                let mut mixer = kda::hugging_face(config)?;
+                let mut mixer = delta::Spec { rates: source.rates(), ..kda::hugging_face(config)? };
                 if config.optional_bool("kda_safe_gate")?.unwrap_or(true) {
                     mixer.decay = match kda::decay(config, "kda_lower_bound")? {
                         delta::Forget::ByKey => delta::Forget::Bounded(-5.0),
@@ -49,7 +75,7 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
                 let mut mixer = mla::Spec::from_config(config)?;
                 // Queries come from the stream, whatever `q_lora_rank` says.
                 mixer.q_rank = None;
-                mixer.head_gate = Some("g_proj");
+                mixer.head_gate = Some("head_gate");
                 Box::new(mixer)
             }
             other => return Err(Error::config("layer_types", other, "linear_attention or full_attention")),

@@ -13,21 +13,7 @@ pub const ENTRY: ArchEntry = ArchEntry {
     aliases: &[],
     about: "DeepSeek-V2, V2-Lite: latent attention, mixture of experts",
     plan,
-    gguf: Some(&gguf::Dialect {
-        arch: "deepseek2",
-        names: &[
-            ("self_attn.k_b_proj", "attn_k_b"),
-            ("self_attn.kv_a_layernorm", "attn_kv_a_norm"),
-            ("self_attn.kv_a_proj_with_mqa", "attn_kv_a_mqa"),
-            ("self_attn.kv_b_proj", "attn_kv_b"),
-            ("self_attn.q_a_layernorm", "attn_q_a_norm"),
-            ("self_attn.q_a_proj", "attn_q_a"),
-            ("self_attn.q_b_proj", "attn_q_b"),
-            ("self_attn.v_b_proj", "attn_v_b"),
-        ],
-        interleaved_rows: false,
-        adapt: gguf::deepseek2,
-    }),
+    gguf: Some(&gguf::Dialect { arch: "deepseek2", names: &[], interleaved_rows: false, adapt: gguf::latent }),
 };
 
 fn plan(source: &Source<'_>) -> Result<Plan> {

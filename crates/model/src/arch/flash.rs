@@ -45,6 +45,8 @@ pub fn rwkv(
 ) -> Result<Plan> {
     refuse_hybrids(source)?;
     let eps = source.config.f64_or("norm_eps", 1e-5)? as f32;
+    // Where the stream is halved every so many layers, as GGUF has it, the weights that add to it are halved in the file.
+    let every = source.config.usize_or("rescale_every", 0)?;
     let first = source.config.optional_bool("norm_first")?.unwrap_or(true);
     let mut plan = source.decoder(arch, NormWeight::Plain, |i| {
         let norm = |name: &str| Some(NormSpec::layer(name, eps));
@@ -53,9 +55,12 @@ pub fn rwkv(
             Block::new("attn", norm("attn_norm"), Part::Mixer(mixer(i)?)),
             Block::new("ffn", norm("ffn_norm"), Part::Mixer(Box::new(ffn))),
         ];
+        let rewrite = |factor: f32| Part::Rewrite(Box::new(affine::Spec { factor }));
         if i == 0 && first {
-            let rewrite = Part::Rewrite(Box::new(affine::Spec { factor: 1.0 }));
-            blocks.insert(0, Block::new("", norm("pre_norm"), rewrite));
+            blocks.insert(0, Block::new("", norm("pre_norm"), rewrite(1.0)));
+        }
+        if every > 0 && (i + 1).is_multiple_of(every) {
+            blocks.push(Block::new("", None, rewrite(0.5)));
         }
         Ok(blocks)
     })?;

@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use super::{ArchEntry, Source};
+use super::{ArchEntry, Source, gemma3n_gguf};
 use crate::error::Result;
 use crate::ffn::{geglu, per_layer, sparse_geglu};
 use crate::mixer::full_attention;
@@ -17,7 +17,7 @@ pub const ENTRY: ArchEntry = ArchEntry {
     aliases: &["gemma3n"],
     about: "Gemma 3n, text: parallel streams (AltUp), LAuReL, per-layer embeddings, shared keys and values",
     plan,
-    gguf: None,
+    gguf: Some(&gemma3n_gguf::DIALECT),
 };
 
 fn plan(source: &Source<'_>) -> Result<Plan> {
@@ -28,7 +28,7 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
         ("final_logit_softcapping", json!(30.0)),
         ("head_dim", json!(256)),
         ("hidden_size_per_layer_input", json!(256)),
-        ("laurel_rank", json!(64)),
+        ("laurel_rank", json!(gemma3n_gguf::laurel_rank(source).unwrap_or(64))),
         ("num_kv_shared_layers", json!(15)),
         ("rope_local_base_freq", json!(1e4)),
         ("rope_theta", json!(1e6)),
@@ -73,7 +73,11 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
 }
 
 fn mlp(source: &Source<'_>, i: usize) -> Result<Box<dyn FfnSpec>> {
-    let source = source.of_layer(&["intermediate_size", "activation_sparsity_pattern"], i)?;
+    let fields = ["intermediate_size", "activation_sparsity_deviations", "activation_sparsity_pattern"];
+    let source = source.of_layer(&fields, i)?;
+    if let Some(bar) = source.config.optional_f64("activation_sparsity_deviations")? {
+        return Ok(Box::new(sparse_geglu::Spec::above(&source.config, bar)?));
+    }
     let deep = source.config.usize("num_hidden_layers")? > 10;
     let share = source.config.f64_or("activation_sparsity_pattern", if deep && i < 10 { 0.95 } else { 0.0 })?;
     match share {

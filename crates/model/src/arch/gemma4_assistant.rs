@@ -3,7 +3,7 @@
 
 use reverie_tensor::Reach;
 
-use super::{ArchEntry, Source, gemma4_text};
+use super::{ArchEntry, Source, gemma4_gguf, gemma4_text};
 use crate::error::Result;
 use crate::plan::{ClusterSpec, DraftSpec, Lender, Plan};
 
@@ -13,7 +13,7 @@ pub const ENTRY: ArchEntry = ArchEntry {
     aliases: &["gemma4_unified_assistant"],
     about: "Gemma 4's drafter, which reads its target's keys and values",
     plan,
-    gguf: None,
+    gguf: Some(&gemma4_gguf::ASSISTANT),
 };
 
 fn plan(source: &Source<'_>) -> Result<Plan> {

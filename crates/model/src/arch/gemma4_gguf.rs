@@ -5,33 +5,38 @@ use serde_json::{Map, Value, json};
 
 use super::{Source, gguf};
 use crate::error::Result;
+use crate::names::Leaves;
 
 /// How GGUF spells all forms of it.
-pub(super) static DIALECT: gguf::Dialect = gguf::Dialect {
-    arch: "gemma4",
-    names: &[
-        ("experts.down_proj", "ffn_down_exps"),
-        ("experts.gate_up_proj", "ffn_gate_up_exps"),
-        ("layer_scalar", "layer_output_scale.weight!"),
-        ("model.embed_tokens_per_layer", "per_layer_token_embd"),
-        ("model.per_layer_model_projection", "per_layer_model_proj"),
-        ("model.per_layer_projection_norm", "per_layer_proj_norm"),
-        ("per_layer_input_gate", "inp_gate"),
-        ("per_layer_projection", "proj"),
-        ("post_attention_layernorm", "post_attention_norm"),
-        ("post_feedforward_layernorm", "post_ffw_norm"),
-        ("post_feedforward_layernorm_1", "post_ffw_norm_1"),
-        ("post_feedforward_layernorm_2", "post_ffw_norm_2"),
-        ("post_per_layer_input_norm", "post_norm"),
-        ("pre_feedforward_layernorm", "ffn_norm"),
-        ("pre_feedforward_layernorm_2", "pre_ffw_norm_2"),
-        ("router.per_expert_scale", "ffn_down_exps.scale!"),
-        ("router.proj", "ffn_gate_inp"),
-        ("router.scale", "ffn_gate_inp.scale!"),
-    ],
-    interleaved_rows: false,
-    adapt,
-};
+pub(super) static DIALECT: gguf::Dialect =
+    gguf::Dialect { arch: "gemma4", names: NAMES, interleaved_rows: false, adapt };
+
+/// The same of its drafter, whose head over clusters files have lost.
+pub(super) static ASSISTANT: gguf::Dialect =
+    gguf::Dialect { arch: "gemma4-assistant", names: NAMES, interleaved_rows: false, adapt: assistant };
+
+const NAMES: Leaves = &[
+    ("experts.down_proj", "ffn_down_exps"),
+    ("experts.gate_up_proj", "ffn_gate_up_exps"),
+    ("layer_scalar", "layer_output_scale.weight!"),
+    ("model.embed_tokens_per_layer", "per_layer_token_embd"),
+    ("model.per_layer_model_projection", "per_layer_model_proj"),
+    ("model.per_layer_projection_norm", "per_layer_proj_norm"),
+    ("per_layer_input_gate", "inp_gate"),
+    ("per_layer_projection", "proj"),
+    ("post_attention_layernorm", "post_attention_norm"),
+    ("post_feedforward_layernorm", "post_ffw_norm"),
+    ("post_feedforward_layernorm_1", "post_ffw_norm_1"),
+    ("post_feedforward_layernorm_2", "post_ffw_norm_2"),
+    ("post_per_layer_input_norm", "post_norm"),
+    ("post_projection", "nextn.post_projection"),
+    ("pre_projection", "nextn.pre_projection"),
+    ("pre_feedforward_layernorm", "ffn_norm"),
+    ("pre_feedforward_layernorm_2", "pre_ffw_norm_2"),
+    ("router.per_expert_scale", "ffn_down_exps.scale!"),
+    ("router.proj", "ffn_gate_inp"),
+    ("router.scale", "ffn_gate_inp.scale!"),
+];
 
 /// Whether a full layer's keys are its values: a GGUF file says so by having no projection of values.
 pub(super) fn keys_as_values(source: &Source<'_>, layer: usize) -> Result<bool> {
@@ -41,16 +46,23 @@ pub(super) fn keys_as_values(source: &Source<'_>, layer: usize) -> Result<bool> 
     }
 }
 
+fn assistant(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
+    gguf::counts(metadata, map, ASSISTANT.arch, &[("embedding_length_out", "backbone_hidden_size")])?;
+    adapt(metadata, map)
+}
+
 fn adapt(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
-    gguf::sliding_layers(metadata, map, DIALECT.arch)?;
-    gguf::numbers(metadata, map, &[("gemma4.final_logit_softcapping", "final_logit_softcapping")])?;
+    let arch = gguf::word(map);
+    gguf::sliding_layers(metadata, map, &arch)?;
+    let cap = format!("{arch}.final_logit_softcapping");
+    gguf::numbers(metadata, map, &[(&cap, "final_logit_softcapping")])?;
     let counts = [
         ("attention.key_length", "global_head_dim"),
         ("attention.key_length_swa", "head_dim"),
         ("attention.shared_kv_layers", "num_kv_shared_layers"),
         ("embedding_length_per_layer_input", "hidden_size_per_layer_input"),
     ];
-    gguf::counts(metadata, map, DIALECT.arch, &counts)?;
+    gguf::counts(metadata, map, &arch, &counts)?;
     let active = map.get("num_experts_per_tok").cloned();
     map.insert("enable_moe_block".into(), active.is_some().into());
     map.insert("top_k_experts".into(), active.into());
@@ -62,7 +74,7 @@ fn adapt(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
     };
     full.extend(map.remove("rope_theta").map(|base| ("rope_theta".to_owned(), base)));
     let mut sliding = Map::new();
-    gguf::numbers(metadata, &mut sliding, &[("gemma4.rope.freq_base_swa", "rope_theta")])?;
+    gguf::numbers(metadata, &mut sliding, &[(&format!("{arch}.rope.freq_base_swa"), "rope_theta")])?;
     map.insert("rope_parameters".into(), json!({"full_attention": full, "sliding_attention": sliding}));
     Ok(())
 }

@@ -56,6 +56,11 @@ pub fn config(metadata: &Metadata, weights: &dyn TensorStore, dialect: &Dialect)
             map.insert((*field).into(), n.into());
         }
     }
+    // Blocks that guess tokens ahead come last and are not run. A drafter is nothing else.
+    let (blocks, ahead) = (metadata.optional_usize(&key("block_count"))?, key("nextn_predict_layers"));
+    if let (Some(all), Some(ahead)) = (blocks, metadata.optional_usize(&ahead)?.filter(|n| Some(*n) < blocks)) {
+        map.insert("num_hidden_layers".into(), (all - ahead).into());
+    }
     let floats = [
         ("attention.layer_norm_epsilon", "layer_norm_epsilon"),
         ("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
@@ -106,7 +111,8 @@ fn of_layers(field: &str) -> String {
 pub fn layer_types(map: &mut Map<String, Value>, other: &str) {
     let heads = map.get(&of_layers("num_key_value_heads")).and_then(Value::as_array);
     let kind = |n: &Value| if n.as_u64() == Some(0) { other } else { "full_attention" };
-    if let Some(kinds) = heads.map(|h| h.iter().map(|n| kind(n).into()).collect::<Vec<Value>>()) {
+    let layers = map.get("num_hidden_layers").and_then(Value::as_u64).map_or(usize::MAX, |n| n as usize);
+    if let Some(kinds) = heads.map(|h| h.iter().take(layers).map(|n| kind(n).into()).collect::<Vec<Value>>()) {
         map.insert("layer_types".into(), kinds.into());
     }
 }
@@ -202,9 +208,15 @@ pub fn gpt_oss(_: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
     Ok(())
 }
 
-/// DeepSeek-V2 and V3: the widths of latent attention.
-pub fn deepseek2(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
-    let key = |leaf: &str| format!("deepseek2.{leaf}");
+/// The word of the file's architecture.
+pub fn word(map: &Map<String, Value>) -> String {
+    map.get("model_type").and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+/// DeepSeek-V2 to V3.2 and what took its attention over: the widths of latent attention.
+pub fn latent(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
+    let arch = word(map);
+    let key = |leaf: &str| format!("{arch}.{leaf}");
     let rotated = metadata.usize(&key("rope.dimension_count"))?;
     let head = match metadata.optional_usize(&key("attention.key_length_mla"))? {
         Some(head) => head,
@@ -239,6 +251,16 @@ pub fn deepseek2(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()
     Ok(())
 }
 
+/// Kimi delta attention beside latent attention: what [`latent`] adds, and the sizes of the delta layers.
+pub fn kimi(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
+    latent(metadata, map)?;
+    layer_types(map, "linear_attention");
+    let heads = map.get("num_attention_heads").cloned();
+    map.insert("linear_num_heads".into(), heads.unwrap_or_default());
+    let sizes = [("kda.head_dim", "linear_head_dim"), ("ssm.conv_kernel", "linear_conv_kernel_dim")];
+    counts(metadata, map, &word(map), &sizes)
+}
+
 /// Kinds of layers from a list that says which of them slide.
 pub fn sliding_layers(metadata: &Metadata, map: &mut Map<String, Value>, arch: &str) -> Result<()> {
     if let Some(slides) = metadata.optional_bools(&format!("{arch}.attention.sliding_window_pattern"))? {
@@ -266,7 +288,7 @@ pub fn gemma3(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
 
 /// Qwen3-Next, Qwen3.5: the gated delta layers.
 pub fn qwen35(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
-    let arch = map.get("model_type").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let arch = word(map);
     let key = |leaf: &str| format!("{arch}.{leaf}");
     let n = |leaf: &str| metadata.usize(&key(leaf));
     let v_heads = n("ssm.time_step_rank")?;

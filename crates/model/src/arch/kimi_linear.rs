@@ -1,9 +1,9 @@
 //! Kimi Linear: three layers of Kimi delta attention, then one of latent attention without positions; a mixture in all layers but the
 //! first.
 
-use super::{ArchEntry, Source, glm4_moe};
+use super::{ArchEntry, Source, gguf, glm4_moe};
 use crate::error::{Error, Result};
-use crate::mixer::{kda, mla};
+use crate::mixer::{delta, kda, mla};
 use crate::names::Leaves;
 use crate::plan::{MixerSpec, NormWeight, Plan};
 
@@ -13,7 +13,7 @@ pub const ENTRY: ArchEntry = ArchEntry {
     aliases: &[],
     about: "Kimi Linear: Kimi delta attention and latent attention, mixture of experts",
     plan,
-    gguf: None,
+    gguf: Some(&gguf::Dialect { arch: "kimi-linear", names: &[], interleaved_rows: false, adapt: gguf::kimi }),
 };
 
 /// Its words for fields that others share.
@@ -65,7 +65,7 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
             _ => "linear_attention",
         })?;
         let mixer: Box<dyn MixerSpec> = match kind.as_str() {
-            "linear_attention" => Box::new(kda::hugging_face(config)?),
+            "linear_attention" => Box::new(delta::Spec { rates: source.rates(), ..kda::hugging_face(config)? }),
             "full_attention" => Box::new(mla::Spec { rope: None, ..mla::Spec::from_config(config)? }),
             other => return Err(Error::config("layer_types", other, "linear_attention or full_attention")),
         };

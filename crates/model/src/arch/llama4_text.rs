@@ -1,9 +1,10 @@
 //! Llama 4, text: layers that see their own chunk, with rotated and normed queries and keys, and every fourth one without positions that
 //! sees all, whose queries grow; experts, in all layers or in some, that are given what their weights have multiplied.
 
-use serde_json::{Value, json};
+use reverie_files::gguf::Metadata;
+use serde_json::{Map, Value, json};
 
-use super::{ArchEntry, Source};
+use super::{ArchEntry, Source, gguf};
 use crate::error::Result;
 use crate::ffn::moe::{self, Fused, Weighed};
 use crate::ffn::swiglu;
@@ -18,11 +19,26 @@ pub const ENTRY: ArchEntry = ArchEntry {
     aliases: &["llama4"],
     about: "Llama 4, text: chunked attention, layers without positions, mixture of experts",
     plan,
-    gguf: None,
+    gguf: Some(&gguf::Dialect { arch: "llama4", names: &[], interleaved_rows: false, adapt }),
 };
 
 /// Its own word for feed-forwards.
 const LEAVES: Leaves = &[("mlp", "feed_forward")];
+
+fn adapt(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
+    gguf::counts(metadata, map, "llama4", &[("interleave_moe_layer_step", "interleave_moe_layer_step")])?;
+    let dense = map.get("intermediate_size").cloned();
+    map.insert("intermediate_size_mlp".into(), dense.unwrap_or_default());
+    // What files do not say: those with 128 experts have no norm on queries and keys; where the window is said to be nothing, all layers
+    // rotate and see all; else the width of chunks is the published one.
+    map.insert("use_qk_norm".into(), (map.get("num_experts") != Some(&json!(128))).into());
+    if metadata.optional_usize("llama4.attention.sliding_window")? == Some(0) {
+        let layers = metadata.usize("llama4.block_count")?.min(10_000);
+        map.insert("layer_types".into(), vec!["full_attention"; layers].into());
+        map.insert("no_rope_layers".into(), vec![1; layers].into());
+    }
+    Ok(())
+}
 
 fn plan(source: &Source<'_>) -> Result<Plan> {
     let source = &source.with_defaults(&[

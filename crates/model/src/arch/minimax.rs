@@ -1,9 +1,11 @@
 //! MiniMax-01: lightning attention and softmax attention, a mixture in every layer. Residuals start at the norm, and are weighted:
 //! x ← α n + β part(n) with n = norm(x).
 
+use reverie_files::gguf::Metadata;
 use reverie_tensor::Reach;
+use serde_json::{Map, Value, json};
 
-use super::{ArchEntry, Source};
+use super::{ArchEntry, Source, gguf};
 use crate::error::{Error, Result};
 use crate::ffn::moe;
 use crate::mixer::lightning;
@@ -16,8 +18,36 @@ pub const ENTRY: ArchEntry = ArchEntry {
     aliases: &[],
     about: "MiniMax-01: lightning and softmax attention, mixture of experts",
     plan,
-    gguf: None,
+    gguf: Some(&gguf::Dialect {
+        arch: "minimax-01",
+        names: &[
+            ("self_attn.norm", "attn_norm_2"),
+            ("self_attn.out_proj", "attn_output"),
+            ("self_attn.output_gate", "attn_gate"),
+            ("self_attn.qkv_proj", "attn_qkv"),
+        ],
+        interleaved_rows: false,
+        adapt,
+    }),
 };
+
+/// A file has one factor for all parts.
+fn adapt(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
+    let factor = metadata.f64("minimax-01.residual_scale")?;
+    for part in ["full_attn", "linear_attn", "mlp"] {
+        map.insert(format!("{part}_alpha_factor"), json!(factor));
+    }
+    Ok(())
+}
+
+/// The kind of a layer where the config does not list them; of a GGUF file's, by the tensors it has.
+fn kind_of(source: &Source<'_>, layer: usize) -> &'static str {
+    let linear = match source.gguf {
+        Some(_) => source.weights.contains(&format!("blk.{layer}.attn_qkv.weight")),
+        None => layer % 2 == 1,
+    };
+    if linear { "linear_attention" } else { "full_attention" }
+}
 
 fn plan(source: &Source<'_>) -> Result<Plan> {
     let config = &source.config;
@@ -38,7 +68,7 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
         Ok([first, Block { scale: beta / alpha, ..Block::new(scope, None, part) }, rewrite(alpha, None)])
     };
     let mut plan = source.decoder(ENTRY.name, NormWeight::Plain, |i| {
-        let kind = source.layer_kind(i, |i| if i % 2 == 0 { "full_attention" } else { "linear_attention" })?;
+        let kind = source.layer_kind(i, |i| kind_of(source, i))?;
         let (kind, mixer): (&str, Box<dyn MixerSpec>) = match kind.as_str() {
             "linear_attention" => ("linear_attn", Box::new(lightning::spec(config, i)?)),
             "full_attention" => {

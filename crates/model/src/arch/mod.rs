@@ -14,6 +14,7 @@ pub mod flash;
 pub mod gated_deltanet;
 pub mod gemma2;
 pub mod gemma3_text;
+mod gemma3n_gguf;
 pub mod gemma3n_text;
 pub mod gemma4_assistant;
 mod gemma4_experts;

@@ -20,7 +20,7 @@ pub const ENTRY: ArchEntry = ArchEntry {
 };
 
 fn plan(source: &Source<'_>) -> Result<Plan> {
-    qwen3_next::decoder(source, ENTRY.name, [delta::Stored::Joint, delta::Stored::Ggml], |i| {
+    qwen3_next::decoder(source, ENTRY.name, [delta::Stored::Joint, delta::Stored::Tiled], |i| {
         qwen3_next::experts(source, i)
     })
 }

@@ -22,5 +22,5 @@ pub const ENTRY: ArchEntry = ArchEntry {
 
 fn plan(source: &Source<'_>) -> Result<Plan> {
     let ffn = |i: usize| (swiglu::ENTRY.spec)(&source.config, i);
-    qwen3_next::decoder(source, ENTRY.name, [delta::Stored::Joint, delta::Stored::Ggml], ffn)
+    qwen3_next::decoder(source, ENTRY.name, [delta::Stored::Joint, delta::Stored::Tiled], ffn)
 }

@@ -32,7 +32,7 @@ pub(super) const NAMES: Leaves = &[
 ];
 
 fn plan(source: &Source<'_>) -> Result<Plan> {
-    let stored = [delta::Stored::ByKeyHead, delta::Stored::GgmlByKeyHead];
+    let stored = [delta::Stored::ByKeyHead, delta::Stored::JointByKeyHead];
     decoder(source, ENTRY.name, stored, |i| experts(source, i))
 }
 
@@ -62,6 +62,7 @@ pub(super) fn decoder(
             "linear_attention" => {
                 let mut delta = delta::Spec::gated(&source.config)?;
                 delta.stored = if source.gguf.is_some() { ggml } else { hugging_face };
+                delta.rates = source.rates();
                 ("linear_attn", Box::new(delta))
             }
             "full_attention" => {

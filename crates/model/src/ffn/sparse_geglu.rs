@@ -34,7 +34,12 @@ impl Spec {
         if !(share > 0.0 && share < 1.0) {
             return Err(Error::config("activation_sparsity_pattern", share, "above 0 and below 1"));
         }
-        Ok(Spec { inner: glu::width(config, "intermediate_size")?, deviations: deviations(share) as f32 })
+        Spec::above(config, deviations(share))
+    }
+
+    /// For gates that stand so many standard deviations above the mean.
+    pub fn above(config: &ModelConfig, deviations: f64) -> Result<Spec> {
+        Ok(Spec { inner: glu::width(config, "intermediate_size")?, deviations: deviations as f32 })
     }
 }
 

@@ -7,6 +7,7 @@ use reverie_tensor::formula::input;
 use reverie_tensor::{Act, Decay, Formula, HeadOrder, Operand, Read, Recurrence, RecurrenceSpec, Rule, Tensor};
 
 use super::closing::{Closing, ClosingSpec, Gate, Over};
+use super::mamba::Rates;
 use super::qkv::{ByHead, Leaves, Narrow, Qkv, QkvSpec};
 use super::{Mixer, Step, Stream};
 use crate::Build;
@@ -42,6 +43,8 @@ pub struct Spec {
     pub eps: f32,
     /// Which tensors there are.
     pub stored: Stored,
+    /// How the rates of forgetting lie in the file.
+    pub rates: Rates,
 }
 
 /// How a delta rule forgets.
@@ -66,10 +69,10 @@ pub enum Stored {
     ByKeyHead,
     /// `q_proj`, `k_proj`, `v_proj`, `a_proj`, `b_proj`, `g_proj`, a convolution each.
     Apart,
-    /// As `Joint`, but -exp(A_log) itself, and value heads tiled over the key heads.
-    Ggml,
-    /// As `Joint`, but -exp(A_log) itself, and `in_proj_ba` key head by key head.
-    GgmlByKeyHead,
+    /// As `Joint`, value heads tiled over the key heads.
+    Tiled,
+    /// As `Joint`, but `in_proj_ba` key head by key head.
+    JointByKeyHead,
 }
 
 impl Spec {
@@ -88,6 +91,7 @@ impl Spec {
             gate: Gate::Silu,
             eps: config.optional_f64("rms_norm_eps")?.unwrap_or(1e-6) as f32,
             stored: Stored::Joint,
+            rates: Rates::Log,
         };
         spec.checked("linear_num_value_heads")
     }
@@ -115,6 +119,7 @@ impl Spec {
             gate: Gate::Absent,
             eps: config.f64_or("norm_eps", 1e-5)? as f32,
             stored: Stored::Apart,
+            rates: Rates::Log,
         };
         spec.checked("num_v_heads")
     }
@@ -142,7 +147,7 @@ impl Spec {
     fn qkv(&self) -> QkvSpec {
         let widths = self.widths();
         let leaves = match self.stored {
-            Stored::Joint | Stored::Ggml | Stored::GgmlByKeyHead => Leaves::Joint("in_proj_qkv"),
+            Stored::Joint | Stored::Tiled | Stored::JointByKeyHead => Leaves::Joint("in_proj_qkv"),
             Stored::ByKeyHead => Leaves::ByHead("in_proj_qkvz", self.by_key_head().0),
             Stored::Apart => Leaves::Apart(["q_proj", "k_proj", "v_proj"]),
         };
@@ -192,7 +197,7 @@ impl MixerSpec for Spec {
         // `in_proj_ba` holds, key head by key head, the b of its values and then their a.
         let per = heads / self.n_k_heads;
         let small = |leaf: &'static str, half: usize| match self.stored {
-            Stored::ByKeyHead | Stored::GgmlByKeyHead => {
+            Stored::ByKeyHead | Stored::JointByKeyHead => {
                 let row = |h: usize| h / per * 2 * per + half * per + h % per;
                 let first = b.linear_rows("in_proj_ba", 2 * heads, b.width(), (0..heads).map(row).collect())?;
                 Ok(first)
@@ -212,10 +217,11 @@ impl MixerSpec for Spec {
         let forget = match forget {
             None => None,
             Some((project, n, per_head)) => {
-                let log = b.values("A_log", heads)?;
-                let sign = if matches!(self.decay, Forget::Bounded(_)) { 1.0 } else { -1.0 };
-                let rates_as_such = matches!(self.stored, Stored::Ggml | Stored::GgmlByKeyHead);
-                let rate = |h: usize| if rates_as_such { log[h] } else { sign * log[h].exp() };
+                // A file that has the rates has them as the formula wants them.
+                let sign =
+                    if self.rates == Rates::Log && matches!(self.decay, Forget::Bounded(_)) { -1.0 } else { 1.0 };
+                let stored = self.rates.read(b.values("A_log", heads)?);
+                let rate = |h: usize| sign * stored[h];
                 let dt_bias = b.vector("dt_bias", n)?;
                 let rates: Vec<f32> = (0..n).map(|i| rate(i / per_head)).collect();
                 let formula = match self.decay {
@@ -257,7 +263,7 @@ impl MixerSpec for Spec {
                 n_heads: heads,
                 k_dim: self.k_dim,
                 v_dim: self.v_dim,
-                order: if self.stored == Stored::Ggml { HeadOrder::Tiled } else { HeadOrder::Grouped },
+                order: if self.stored == Stored::Tiled { HeadOrder::Tiled } else { HeadOrder::Grouped },
                 unit_eps: Some(1e-6),
                 q_scale: (self.k_dim as f32).powf(-0.5),
                 read: Read::After,

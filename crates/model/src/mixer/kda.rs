@@ -3,6 +3,7 @@
 use reverie_files::ModelConfig;
 
 use super::closing::Gate;
+use super::mamba::Rates;
 use super::{MixerEntry, delta};
 use crate::error::{Error, Result};
 use crate::state::StateKind;
@@ -40,6 +41,7 @@ pub fn hugging_face(config: &ModelConfig) -> Result<delta::Spec> {
         gate: Gate::Sigmoid,
         eps: config.f64_or("rms_norm_eps", 1e-6)? as f32,
         stored: delta::Stored::Apart,
+        rates: Rates::Log,
     })
 }
 

@@ -39,6 +39,17 @@ pub struct Spec {
     pub v_dim: usize,
     /// Of the norm over each head's output.
     pub eps: f32,
+    /// How the blends lie in the file.
+    pub stored: Stored,
+}
+
+/// The tensors of the five blends: of receptance, decay, key, value and gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// In this order, their last matrices side by side, `[D, 5 r]`.
+    SideBySide,
+    /// Decay, key, value, receptance, gate, their last matrices one after the other, `[5, D, r]`, as GGUF has it.
+    Stacked,
 }
 
 impl Spec {
@@ -56,7 +67,8 @@ impl Spec {
             n_heads,
             k_dim: dim("expand_k", 0.5)?,
             v_dim: dim("expand_v", 1.0)?,
-            eps: config.f64_or("norm_eps", 1e-5)? as f32,
+            eps: config.f64_or(config.spelling(&["head_norm_eps", "norm_eps"]), 1e-5)? as f32,
+            stored: Stored::SideBySide,
         })
     }
 }
@@ -86,9 +98,15 @@ impl MixerSpec for Spec {
         let rank = middle / 5;
         let bias = b.values("x_bias", 5 * width)?;
         let blend = |i: usize| -> Result<Blend> {
+            let stacked = self.stored == Stored::Stacked;
+            let i = if stacked { [3, 0, 1, 2, 4][i] } else { i };
+            let up = match stacked {
+                true => b.linear_rows("x_proj.2", 5 * width, rank, (i * width..(i + 1) * width).collect())?,
+                false => b.linear_columns("x_proj.2", (width, middle), i * rank..(i + 1) * rank)?,
+            };
             Ok(Blend {
                 down: b.linear_rows("x_proj.0.linear", middle, width, (i * rank..(i + 1) * rank).collect())?,
-                up: b.linear_columns("x_proj.2", (width, middle), i * rank..(i + 1) * rank)?,
+                up,
                 bias: b.upload(&bias[i * width..(i + 1) * width], &[width])?,
             })
         };

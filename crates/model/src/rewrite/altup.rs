@@ -112,7 +112,14 @@ impl RewriteSpec for Close {
 }
 
 fn projections(b: &Build<'_>, leaf: &str, n: usize) -> Result<Vec<Linear>> {
-    (0..n - 1).map(|i| b.linear(&format!("{leaf}.{i}"), b.width(), b.width())).collect()
+    let width = b.width();
+    // One tensor may hold them all.
+    let joint = b.has(&format!("{leaf}.weight"));
+    let one = |i: usize| match joint {
+        true => b.linear_rows(leaf, (n - 1) * width, width, (i * width..(i + 1) * width).collect()),
+        false => b.linear(&format!("{leaf}.{i}"), width, width),
+    };
+    (0..n - 1).map(one).collect()
 }
 
 impl RewriteSpec for Predict {
