@@ -25,7 +25,7 @@ use product::{
 use tile::Finish;
 
 /// Bytes of weights that a task takes at least, so that a thread reads memory in long runs.
-const TASK_BYTES: usize = 64 * 1024;
+const TASK_BYTES: usize = 16 * 1024;
 
 /// See `Backend::linear_workspace`.
 pub(crate) fn workspace(cpu: &Cpu, rows: usize, weights: &[&Weight]) -> usize {
