@@ -100,7 +100,7 @@ impl Store {
         let bytes = written.inspect_err(|_| drop(std::fs::remove_file(&part)))?;
         std::fs::rename(&part, file).map_err(Error::io("create", file))?;
         if let Some(folder) = file.parent().filter(|p| !p.as_os_str().is_empty()) {
-            self.disk().sync_folder(folder).map_err(Error::io("flush", folder))?;
+            self.sync_folder(folder)?;
         }
         let landing = crate::landing::Landing::Created;
         let tags = header.tags.into_iter().map(|t| t.label).collect();

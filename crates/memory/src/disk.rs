@@ -2,7 +2,7 @@
 //! nobody's business here. A trait, so that tests can fail, truncate or stop at any single step.
 
 use std::fmt::Debug;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, IoSlice, Write};
 use std::path::Path;
 
@@ -10,8 +10,10 @@ use std::path::Path;
 pub trait Disk: Send + Sync + Debug {
     /// Creates a private folder (0700); fine if it is there.
     fn create_folder(&self, path: &Path) -> io::Result<()>;
-    /// Writes a new private file (0600) from `parts` and flushes it to the medium.
-    fn write_new(&self, path: &Path, parts: &[&[u8]]) -> io::Result<()>;
+    /// Writes a new private file (0600) from `parts`.
+    fn write_new(&self, path: &Path, parts: &[&[u8]]) -> io::Result<File>;
+    /// Brings the bytes of a file to the medium.
+    fn flush(&self, file: &File) -> io::Result<()>;
     /// Moves a file over whatever has the new name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Makes names in a folder durable.
@@ -33,7 +35,7 @@ impl Disk for RealDisk {
         builder.create(path)
     }
 
-    fn write_new(&self, path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+    fn write_new(&self, path: &Path, parts: &[&[u8]]) -> io::Result<File> {
         let mut file = private().write(true).create_new(true).open(path)?;
         // In one call where the system takes that many: the file then lies in few large pieces of memory, which halves the time of
         // writing and of mapping it.
@@ -48,6 +50,10 @@ impl Disk for RealDisk {
                 Err(e) => return Err(e),
             }
         }
+        Ok(file)
+    }
+
+    fn flush(&self, file: &File) -> io::Result<()> {
         file.sync_all()
     }
 
@@ -57,7 +63,7 @@ impl Disk for RealDisk {
 
     fn sync_folder(&self, path: &Path) -> io::Result<()> {
         // Elsewhere a folder cannot be opened as a file; its names are durable when the call returns.
-        if cfg!(unix) { fs::File::open(path)?.sync_all() } else { Ok(()) }
+        if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

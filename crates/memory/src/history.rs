@@ -6,7 +6,6 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::disk::Disk;
 use crate::error::{Error, Result, excerpt};
 use crate::hash::Hash;
 use crate::manifest::Manifest;
@@ -187,13 +186,15 @@ impl Store {
         let from = self.resolve(spec)?;
         let writer = self.writer()?;
         let mut state = from.state()?;
+        // A state that no name reaches may lack what it names.
+        state.objects().try_for_each(|o| self.header(o).map(drop))?;
         let head = if from.tokens == from.manifest.tokens.len() {
             from.hash
         } else {
             (state.parent, state.forked_from) = (None, Some(from.hash));
             writer.put_manifest(&state)?
         };
-        writer.point(new, Expect::Absent, &head)?;
+        writer.publish(new, Expect::Absent, &head, &[])?;
         Ok(head)
     }
 
@@ -295,10 +296,8 @@ impl Store {
     }
 
     pub(crate) fn remove_file(&self, path: &Path) -> Result<()> {
-        let disk: &dyn Disk = self.disk();
-        disk.remove(path).map_err(Error::io("remove", path))?;
-        let folder = path.parent().unwrap_or(path);
-        disk.sync_folder(folder).map_err(Error::io("flush", folder))
+        self.disk().remove(path).map_err(Error::io("remove", path))?;
+        self.sync_folder(path.parent().unwrap_or(path))
     }
 }
 

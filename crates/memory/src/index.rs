@@ -6,8 +6,10 @@ use std::cell::Cell;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
+use redb::backends::FileBackend;
+use redb::{Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
 
+use crate::barrier::Barrier;
 use crate::error::{Error, Result, excerpt};
 use crate::hash::{Hash, seal};
 use crate::manifest::{Identity, Manifest};
@@ -109,7 +111,9 @@ fn to_hash(value: &[u8]) -> Result<Hash, Broken> {
 
 /// Adds the points of one manifest.
 pub(crate) fn insert(db: &Database, manifests: &[(Hash, Manifest)]) -> Result<(), Broken> {
-    let transaction = db.begin_write()?;
+    let mut transaction = db.begin_write()?;
+    // Closing the database makes it so.
+    transaction.set_durability(Durability::None)?;
     {
         let mut points = transaction.open_table(POINTS)?;
         let mut shapes = transaction.open_table(SHAPES)?;
@@ -379,8 +383,15 @@ impl Store {
         let run = || {
             let file =
                 crate::disk::private().read(true).write(true).create(true).truncate(false).open(self.path(file))?;
-            let mut db = Database::builder().set_cache_size(CACHE_BYTES).create_file(file)?;
-            f(&mut db)
+            let (barrier, failure) = Barrier::over(FileBackend::new(file)?);
+            let mut db = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(barrier)?;
+            let done = f(&mut db);
+            // What it writes last it writes when it is closed, and then tells nobody of a failure.
+            drop(db);
+            match failure.get() {
+                Some(why) => Err(Broken(why.clone())),
+                None => done,
+            }
         };
         guarded(run)
     }

@@ -111,6 +111,7 @@ impl Writer {
     /// what became of the name, and the labels that are new.
     pub(crate) fn land(&self, name: &str, arrival: &Arrival) -> Result<(Hash, Landing, Vec<String>)> {
         let store = self.store();
+        self.settle(None)?;
         let none = || Error::refused("a state that arrives", "no commit", "at least one");
         let (head, _) = arrival.chain.first().ok_or_else(none)?;
         let (landing, expect) = store.landing(name, head, &arrival.chain)?;
@@ -136,9 +137,9 @@ impl Writer {
         for tag in &tags {
             tag.is_new(store.tag_target(&tag.label)?)?;
         }
-        store.with_index(&mut |db| crate::index::insert(db, &arrival.chain))?;
-        if let Some(expect) = expect {
-            self.point(name, expect, head)?;
+        match expect {
+            Some(expect) => self.publish(name, expect, head, &arrival.chain)?,
+            None => self.sync_and_list(None, &arrival.chain)?,
         }
         let mut labels = Vec::new();
         for tag in tags {

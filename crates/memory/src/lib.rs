@@ -15,6 +15,7 @@
 //! # Ok::<(), reverie_memory::Error>(())
 //! ```
 
+mod barrier;
 mod bundle;
 pub mod disk;
 mod error;
@@ -33,6 +34,7 @@ mod refs;
 mod remote;
 mod stats;
 mod store;
+mod threads;
 mod transfer;
 mod writer;
 

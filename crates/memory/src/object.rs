@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 
 use crate::error::{Error, Result};
 use crate::hash::{Hash, seal};
+use crate::threads::together;
 
 /// Most raw bytes of an object.
 pub const MAX_OBJECT_BYTES: u64 = 1 << 30;
@@ -20,6 +21,8 @@ const MAGIC: [u8; 4] = *b"RVOB";
 const VERSION: u8 = 2;
 /// Read and hashed at a time: half a second-level cache.
 const STEP: usize = 256 << 10;
+/// Content of a zstd frame at most: two windows of its level, so that cutting costs nothing and several cores find work in a page.
+const FRAME_BYTES: usize = 1 << 20;
 /// Bytes tried before a large object is compressed: three pieces of this size.
 const SAMPLE: usize = 32 << 10;
 
@@ -156,10 +159,10 @@ pub(crate) struct Encoded {
 }
 
 /// Chooses the codec and encodes. A manifest is deflated: every language reads that.
-pub(crate) fn encode(parts: &[&[u8]], kind: Kind) -> io::Result<Encoded> {
+pub(crate) fn encode(parts: &[&[u8]], kind: Kind) -> Result<Encoded> {
     let raw_bytes = parts.iter().map(|p| p.len() as u64).sum();
     let (codec, body) = match kind {
-        Kind::Manifest => (Codec::Deflate, Some(deflate(parts)?)),
+        Kind::Manifest => (Codec::Deflate, Some(deflate(parts).map_err(refused)?)),
         Kind::Payload => match zstd_where_it_pays(parts, raw_bytes)? {
             Some(body) => (Codec::Zstd, Some(body)),
             None => (Codec::Raw, None),
@@ -176,7 +179,7 @@ fn deflate(parts: &[&[u8]]) -> io::Result<Vec<u8>> {
     encoder.finish()
 }
 
-fn zstd_where_it_pays(parts: &[&[u8]], raw_bytes: u64) -> io::Result<Option<Vec<u8>>> {
+fn zstd_where_it_pays(parts: &[&[u8]], raw_bytes: u64) -> Result<Option<Vec<u8>>> {
     let pays = |left: usize, of: u64| (left as f64) <= of as f64 * ZSTD_MOST_LEFT;
     if raw_bytes < 512 {
         return Ok(None);
@@ -191,10 +194,41 @@ fn zstd_where_it_pays(parts: &[&[u8]], raw_bytes: u64) -> io::Result<Option<Vec<
     Ok(pays(body.len(), raw_bytes).then_some(body))
 }
 
-fn squeeze(parts: &[&[u8]]) -> io::Result<Vec<u8>> {
-    let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1)?;
-    parts.iter().try_for_each(|part| encoder.write_all(part))?;
-    encoder.finish()
+/// Frames of at most [`FRAME_BYTES`], one after another, made on all cores.
+fn squeeze(parts: &[&[u8]]) -> Result<Vec<u8>> {
+    let frames = frames(parts);
+    let mut out: Vec<Vec<u8>> = vec![Vec::new(); frames.len()];
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    together(cores, frames.iter().zip(&mut out).collect(), |(pieces, out)| {
+        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).map_err(refused)?;
+        pieces.iter().try_for_each(|piece| encoder.write_all(piece)).map_err(refused)?;
+        *out = encoder.finish().map_err(refused)?;
+        Ok(())
+    })?;
+    Ok(out.concat())
+}
+
+fn refused(e: io::Error) -> Error {
+    Error::refused("an object to compress", e, "bytes and memory enough")
+}
+
+/// The bytes of `parts`, cut where a frame is full.
+fn frames<'a>(parts: &[&'a [u8]]) -> Vec<Vec<&'a [u8]>> {
+    let (mut frames, mut room) = (vec![Vec::new()], FRAME_BYTES);
+    for part in parts {
+        let mut rest = *part;
+        while !rest.is_empty() {
+            if room == 0 {
+                frames.push(Vec::new());
+                room = FRAME_BYTES;
+            }
+            let (now, later) = rest.split_at(rest.len().min(room));
+            room -= now.len();
+            rest = later;
+            frames.last_mut().into_iter().for_each(|frame| frame.push(now));
+        }
+    }
+    frames
 }
 
 /// A piece from the start, the middle and the end.

@@ -57,6 +57,40 @@ pub(crate) struct StoreLock {
     _file: File,
 }
 
+/// A file in `tmp`, on its way to its place. One that is dropped before it got there is removed.
+#[derive(Debug)]
+pub(crate) struct Temp {
+    store: Store,
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+    moved: bool,
+}
+
+impl Temp {
+    /// Brings its bytes to the medium.
+    pub(crate) fn flush(&self) -> Result<()> {
+        let store = &self.store;
+        store.disk().flush(&self.file).map_err(|e| store.not_written("flush", &self.path, self.bytes)(e))
+    }
+
+    /// Gives it its name, once it is flushed.
+    pub(crate) fn move_to(mut self, path: &Path) -> Result<()> {
+        self.store.disk().rename(&self.path, path).map_err(Error::io("create", path))?;
+        self.moved = true;
+        Ok(())
+    }
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        if !self.moved {
+            // What cannot be removed either is a leftover that gc and fsck know.
+            let _ = self.store.disk().remove(&self.path);
+        }
+    }
+}
+
 /// How a lock is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hold {
@@ -154,33 +188,35 @@ impl Store {
 
     /// Puts `bytes` at `path`, whole and durable, or not at all.
     pub(crate) fn replace(&self, path: &Path, bytes: &[u8]) -> Result<()> {
-        let temp = self.temp_path();
-        self.write_temp(&temp, &[bytes])?;
-        self.move_in(&temp, path)?;
-        let folder = path.parent().unwrap_or(path);
-        self.disk().sync_folder(folder).map_err(Error::io("flush", folder))
+        let temp = self.write_temp(&[bytes])?;
+        temp.flush()?;
+        temp.move_to(path)?;
+        self.sync_folder(path.parent().unwrap_or(path))
     }
 
-    pub(crate) fn write_temp(&self, temp: &Path, parts: &[&[u8]]) -> Result<()> {
-        let written = self.disk().write_new(temp, parts);
-        written.map_err(|e| {
-            // What cannot be removed either is a leftover that gc and fsck know.
-            let _ = self.disk().remove(temp);
-            let needed = parts.iter().map(|p| p.len() as u64).sum();
-            match e.kind() {
-                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                    Error::Full { place: self.inner.place.clone(), needed }
-                }
-                _ => Error::io("write", temp)(e),
+    /// A new file in `tmp`.
+    pub(crate) fn write_temp(&self, parts: &[&[u8]]) -> Result<Temp> {
+        let (path, bytes) = (self.temp_path(), parts.iter().map(|p| p.len() as u64).sum());
+        match self.disk().write_new(&path, parts) {
+            Ok(file) => Ok(Temp { store: self.clone(), path, file, bytes, moved: false }),
+            Err(e) => {
+                let _ = self.disk().remove(&path);
+                Err(self.not_written("write", &path, bytes)(e))
             }
-        })
+        }
     }
 
-    pub(crate) fn move_in(&self, temp: &Path, path: &Path) -> Result<()> {
-        self.disk().rename(temp, path).map_err(|e| {
-            let _ = self.disk().remove(temp);
-            Error::io("create", path)(e)
-        })
+    fn not_written(&self, verb: &'static str, path: &Path, needed: u64) -> impl FnOnce(std::io::Error) -> Error {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        move |e| match e.kind() {
+            StorageFull | QuotaExceeded => Error::Full { place: self.inner.place.clone(), needed },
+            _ => Error::io(verb, path)(e),
+        }
+    }
+
+    /// Makes the names in a folder durable.
+    pub(crate) fn sync_folder(&self, folder: &Path) -> Result<()> {
+        self.disk().sync_folder(folder).map_err(Error::io("flush", folder))
     }
 
     /// Creates folders from the store down to `folder`, each durable in the one above.
@@ -191,7 +227,7 @@ impl Store {
         if let Some(above) = folder.parent().filter(|p| p.starts_with(self.place())) {
             self.grow_folder(above)?;
             self.disk().create_folder(folder).map_err(Error::io("create", folder))?;
-            self.disk().sync_folder(above).map_err(Error::io("flush", above))?;
+            self.sync_folder(above)?;
         }
         Ok(())
     }

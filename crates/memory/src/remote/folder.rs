@@ -35,7 +35,7 @@ impl Place for Folder {
             self.writer.put_file(object, &[&file])?;
             heard(object, file.len() as u64);
         }
-        self.writer.sync()
+        self.writer.sync(None)
     }
 
     fn fetch(&self, objects: &[Hash], sink: &mut Sink<'_>) -> Result<()> {
@@ -53,8 +53,7 @@ impl Place for Folder {
     fn point(&self, name: &str, was: Option<&Head>, head: &Hash) -> Result<()> {
         let manifest = self.store.manifest(head)?;
         let row = [(*head, manifest)];
-        self.store.with_index(&mut |db| crate::index::insert(db, &row))?;
-        self.writer.point(name, was.map_or(Expect::Absent, |h| Expect::Head(h.hash)), head)
+        self.writer.publish(name, was.map_or(Expect::Absent, |h| Expect::Head(h.hash)), head, &row)
     }
 
     fn tags(&self) -> Result<Vec<TagInfo>> {

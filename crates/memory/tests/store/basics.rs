@@ -9,17 +9,19 @@ use crate::stand::{self, PAGE, grow, hybrid, identity, noise, state, store, wake
 #[test]
 fn what_is_put_is_read_in_parts_and_whole() {
     let (_folder, store) = store();
-    let writer = store.writer().unwrap();
     for n in [0, 1, 63, 64, 1000, 300_000, 1_100_000] {
         for bytes in [noise(n as u64, n), vec![7; n], noise(1, 64).repeat(n / 64)] {
+            let writer = store.writer().unwrap();
             let put = writer.put(&[&bytes[..n.min(bytes.len()) / 3], &bytes[n.min(bytes.len()) / 3..]]).unwrap();
+            assert!(!writer.put(&[&bytes]).unwrap().new, "on its way");
+            drop(writer);
             assert_eq!((put.hash, put.bytes, put.new), (Hash::of(&bytes), bytes.len() as u64, put.new));
             assert_eq!(store.get(&put.hash).unwrap(), bytes);
             let mut back = vec![1; bytes.len()];
             let (a, b) = back.split_at_mut(bytes.len() / 2);
             store.read_into(&put.hash, &mut [a, &mut [], b]).unwrap();
             assert_eq!(back, bytes);
-            assert!(!writer.put(&[&bytes]).unwrap().new);
+            assert!(!store.writer().unwrap().put(&[&bytes]).unwrap().new, "in its place");
             let mut wrong = vec![0; bytes.len() + 1];
             assert!(store.read_into(&put.hash, &mut [&mut wrong]).is_err());
         }
@@ -32,6 +34,8 @@ fn raw_objects_can_be_mapped_and_other_versions_are_refused() {
     let writer = store.writer().unwrap();
     let bytes = noise(5, 3000);
     let put = writer.put(&[&bytes]).unwrap();
+    let squeezed = writer.put(&[&[0; 3000]]).unwrap();
+    drop(writer);
     let (file, begins) = store.raw_file(&put.hash, 3000).unwrap().expect("raw and aligned");
     assert_eq!((begins % 64, file.metadata().unwrap().len()), (0, 3000 + begins));
     let path = store.object_path(&put.hash);
@@ -39,7 +43,6 @@ fn raw_objects_can_be_mapped_and_other_versions_are_refused() {
     assert!(store.raw_file(&put.hash, 2999).unwrap().is_none(), "another length");
     store.prove(&put.hash, &[&bytes[..7], &bytes[7..]]).unwrap();
     assert!(store.prove(&put.hash, &[&bytes[7..], &bytes[..7]]).unwrap_err().is_damage());
-    let squeezed = writer.put(&[&[0; 3000]]).unwrap();
     assert!(store.raw_file(&squeezed.hash, 3000).unwrap().is_none(), "compressed");
     let sound = std::fs::read(&path).unwrap();
     for version in [1, 3] {

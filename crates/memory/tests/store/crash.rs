@@ -1,10 +1,14 @@
 //! Interrupted at any step, by a disk that stops, tears, or fills up, and by SIGKILL: what was reported as written is whole, names
 //! point at whole states, and fsck finds nothing but the write in flight.
 
+use std::collections::{BTreeSet, HashSet};
+use std::fs::File;
 use std::io;
-use std::path::Path;
-use std::sync::Arc;
+#[cfg(unix)]
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use reverie_memory::disk::{Disk, RealDisk};
 use reverie_memory::{Depth, Error, Expect, FindingKind, FsckRun, GcSpec, Hash, Manifest, Remote, Store};
@@ -48,7 +52,7 @@ impl Disk for FaultDisk {
     fn create_folder(&self, path: &Path) -> io::Result<()> {
         self.run(|| RealDisk.create_folder(path))
     }
-    fn write_new(&self, path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+    fn write_new(&self, path: &Path, parts: &[&[u8]]) -> io::Result<File> {
         let step = self.step.fetch_add(1, Ordering::Relaxed);
         let half = parts.concat();
         let half = half.get(..half.len() / 2).unwrap_or_default();
@@ -61,6 +65,9 @@ impl Disk for FaultDisk {
             }
             _ => Err(io::Error::other("dead")),
         }
+    }
+    fn flush(&self, file: &File) -> io::Result<()> {
+        self.run(|| RealDisk.flush(file))
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.run(|| RealDisk.rename(from, to))
@@ -235,4 +242,137 @@ fn what_arrives_and_is_stopped_at_any_step_arrives_whole_or_not() {
     }
     let pull = |store: &Store| store.pull("trip", &Remote::open(&place)?, None, &mut |_| {}).map(drop);
     at_every_step(Fault::Dead, &|_| {}, &pull, &whole);
+}
+
+/// The real disk, with a ledger of what a power cut could still take.
+#[cfg(unix)]
+#[derive(Debug, Default)]
+struct Ledger {
+    /// Files that are not flushed, by inode.
+    unflushed: Mutex<HashSet<u64>>,
+    /// Folders with names that are not durable.
+    unsynced: Mutex<BTreeSet<PathBuf>>,
+    names: AtomicU64,
+}
+
+#[cfg(unix)]
+impl Disk for Ledger {
+    fn create_folder(&self, path: &Path) -> io::Result<()> {
+        self.unsynced.lock().unwrap().extend(path.parent().map(Path::to_owned));
+        RealDisk.create_folder(path)
+    }
+    fn write_new(&self, path: &Path, parts: &[&[u8]]) -> io::Result<File> {
+        let file = RealDisk.write_new(path, parts)?;
+        self.unflushed.lock().unwrap().insert(file.metadata()?.ino());
+        Ok(file)
+    }
+    fn flush(&self, file: &File) -> io::Result<()> {
+        RealDisk.flush(file)?;
+        self.unflushed.lock().unwrap().remove(&file.metadata()?.ino());
+        Ok(())
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let inode = from.metadata()?.ino();
+        assert!(!self.unflushed.lock().unwrap().contains(&inode), "{} got its name before its bytes", to.display());
+        let mut unsynced = self.unsynced.lock().unwrap();
+        if to.components().any(|c| c.as_os_str() == "refs") {
+            assert!(unsynced.is_empty(), "{} moved before {unsynced:?}", to.display());
+            self.names.fetch_add(1, Ordering::Relaxed);
+        }
+        unsynced.extend(to.parent().map(Path::to_owned));
+        RealDisk.rename(from, to)
+    }
+    fn sync_folder(&self, path: &Path) -> io::Result<()> {
+        RealDisk.sync_folder(path)?;
+        self.unsynced.lock().unwrap().remove(path);
+        Ok(())
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove(path)
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_name_moves_when_all_below_it_is_durable() {
+    let (folder, from) = store();
+    grow(&from, "far", 3);
+    let file = folder.path().join("f");
+    from.export("far", &file, Depth::History, &mut |_| {}).expect("exports");
+    let (_other, store) = store();
+    let ledger = Arc::new(Ledger::default());
+    let ledgered = Store::open_on(store.place(), ledger.clone()).expect("opens");
+    for turn in 0..5 {
+        next_turn(&ledgered, "trip").expect("commits");
+        assert_eq!(ledger.unsynced.lock().unwrap().len(), 0, "reported before it was durable, turn {turn}");
+    }
+    // Many puts from several threads at once.
+    let writer = ledgered.writer().expect("writer");
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let writer = &writer;
+            scope.spawn(move || (0..20).for_each(|i| drop(writer.put(&[&crate::stand::noise(thread * 20 + i, 3000)]))));
+        }
+    });
+    let big = state(&writer, &[3; 40]);
+    writer.commit("many", Expect::Absent, &big).expect("commits");
+    drop(writer);
+    ledgered.fork("trip@1", "fork").or_else(|_| ledgered.fork("trip~1", "fork")).expect("forks");
+    ledgered.import(&file, None, &mut |_| {}).expect("imports");
+    ledgered
+        .pull("far", &Remote::open(&from.place().display().to_string()).unwrap(), Some("near"), &mut |_| {})
+        .unwrap();
+    assert_eq!(ledger.unsynced.lock().unwrap().len(), 0);
+    assert!(ledger.unflushed.lock().unwrap().is_empty());
+    assert_eq!(ledger.names.load(Ordering::Relaxed), 9);
+    sound(&ledgered);
+}
+
+/// The real disk, on which flushing fails from some file on.
+#[derive(Debug)]
+struct Unflushable(AtomicU64);
+
+impl Disk for Unflushable {
+    fn create_folder(&self, path: &Path) -> io::Result<()> {
+        RealDisk.create_folder(path)
+    }
+    fn write_new(&self, path: &Path, parts: &[&[u8]]) -> io::Result<File> {
+        RealDisk.write_new(path, parts)
+    }
+    fn flush(&self, file: &File) -> io::Result<()> {
+        match self.0.fetch_sub(1, Ordering::Relaxed) {
+            0 => Err(io::ErrorKind::StorageFull.into()),
+            _ => RealDisk.flush(file),
+        }
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealDisk.rename(from, to)
+    }
+    fn sync_folder(&self, path: &Path) -> io::Result<()> {
+        RealDisk.sync_folder(path)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove(path)
+    }
+}
+
+#[test]
+fn what_could_not_be_flushed_is_named_by_nobody() {
+    for at in 0..5 {
+        let (_folder, store) = store();
+        grow(&store, "trip", 1);
+        let failing = Store::open_on(store.place(), Arc::new(Unflushable(AtomicU64::new(at)))).expect("opens");
+        let writer = failing.writer().expect("writer");
+        let next = state(&writer, &(0..30).collect::<Vec<_>>());
+        let first = writer.commit("other", Expect::Absent, &next);
+        let Err(e) = first else { panic!("flush {at} failed and the commit did not") };
+        assert!(matches!(e, Error::Full { .. }), "{e}");
+        assert_eq!(store.head("other").expect("head"), None);
+        // The same writer knows that what failed is not there.
+        assert!(matches!(writer.commit("other", Expect::Absent, &next), Err(Error::Missing { .. })), "flush {at}");
+        drop(writer);
+        sound(&store);
+        next_turn(&failing, "other").expect("works again");
+        sound(&store);
+    }
 }
