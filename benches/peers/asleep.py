@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Save and restore of one sequence in llama.cpp beside sleep and wake in Reverie: the same GGUF file, the same number of tokens, one
-after the other; seconds and bytes on disk.
+after the other; seconds and bytes on disk. `logits`: waking until the next token's logits are there (from the last row in Reverie, by reading
+one token in llama.cpp); `decode`: waking and reading one token in both.
 
     LLAMA_CPP_LIB_PATH=.../build/bin PYTHONPATH=.../llama_cpp_python-SRC python3 asleep.py MODEL.gguf [--reverie target/release/reverie]
                                                                                  [--threads 2] [--tokens 8192] [--rounds 3]
@@ -43,7 +44,7 @@ def llama(a):
             sys.exit("llama_decode failed")
     read = time.perf_counter() - t
     tokens = (ctypes.c_int32 * a.tokens)(*ids)
-    saves, loads = [], []
+    saves, loads, ready = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "state").encode()
         for _ in range(a.rounds):
@@ -56,7 +57,14 @@ def llama(a):
             if not L.llama_state_seq_load_file(context, path, 0, back, a.tokens, ctypes.byref(n)):
                 sys.exit("llama_state_seq_load_file failed")
             loads.append(time.perf_counter() - t)
-    return dict(read=read, sleep=statistics.median(saves), wake=statistics.median(loads), bytes=size)
+            # A restored sequence has no logits: one token is read.
+            if L.llama_decode(context, L.llama_batch_get_one((ctypes.c_int32 * 1)(ids[0]), 1)):
+                sys.exit("llama_decode failed")
+            L.llama_get_logits_ith(context, -1)
+            ready.append(time.perf_counter() - t)
+            L.llama_memory_seq_rm(L.llama_get_memory(context), 0, a.tokens, -1)
+    return dict(read=read, sleep=statistics.median(saves), wake=statistics.median(loads), logits=statistics.median(ready),
+                decode=statistics.median(ready), bytes=size)
 
 
 def reverie(a):
@@ -65,7 +73,8 @@ def reverie(a):
     if out.returncode:
         sys.exit(out.stderr[-500:])
     r = json.loads(out.stdout)
-    return dict(read=r["read_ms"] / 1e3, sleep=r["sleep_ms"] / 1e3, wake=r["wake_ms"] / 1e3, bytes=r["disk_bytes"])
+    return dict(read=r["read_ms"] / 1e3, sleep=r["sleep_ms"] / 1e3, wake=r["wake_ms"] / 1e3,
+                logits=r["wake_logits_ms"] / 1e3, decode=r["wake_decode_ms"] / 1e3, bytes=r["disk_bytes"])
 
 
 def main():
@@ -78,7 +87,7 @@ def main():
     a = ap.parse_args()
     ours, theirs = reverie(a), llama(a)
     print(f"{'':8} {'reverie':>12} {'llama.cpp':>12} {'ratio':>7}")
-    for field in ("read", "sleep", "wake", "bytes"):
+    for field in ("read", "sleep", "wake", "logits", "decode", "bytes"):
         o, t = ours[field], theirs[field]
         show = (lambda v: f"{v / 2**20:9.1f} MiB") if field == "bytes" else (lambda v: f"{v:10.3f} s")
         print(f"{field:8} {show(o):>12} {show(t):>12} {t / o:7.2f}")

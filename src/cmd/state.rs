@@ -70,7 +70,7 @@ enum Verb {
     Export(carry::ExportArgs),
     /// Take in a state from a file
     Import(carry::ImportArgs),
-    /// Bring a state to another place: s3://, gs://, az://, file://, or a folder
+    /// Bring a state, its history and the tags along it to another place: s3://, gs://, az://, file://, or a folder
     Push(carry::PushArgs),
     /// Fetch a state, or all, from another place
     Pull(carry::PullArgs),

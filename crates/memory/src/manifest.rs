@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, Result, excerpt};
@@ -29,17 +29,20 @@ pub struct Manifest {
     /// Opaque JSON of whoever wrote it, such as chat settings; null if none.
     pub extra: Value,
     /// The commit that this one was split from, under another name.
+    #[serde(deserialize_with = "present")]
     pub forked_from: Option<Hash>,
     /// What the bytes depend on.
     pub identity: Identity,
     /// What the head reads at the last token, as the engine that wrote it has it. None: the first token after waking needs a forward
     /// pass.
+    #[serde(deserialize_with = "present")]
     pub last: Option<Hash>,
     /// Tokens of a page.
     pub page_tokens: usize,
     /// One object a page of `page_tokens` tokens; the last may be partial. Empty where no layer keeps all its pages.
     pub pages: Vec<Hash>,
     /// The commit before this one under the same name.
+    #[serde(deserialize_with = "present")]
     pub parent: Option<Hash>,
     /// Opaque JSON: the sampler's state; null if none.
     pub sampler: Value,
@@ -54,8 +57,22 @@ pub struct Manifest {
     /// [`MANIFEST_VERSION`].
     pub version: u32,
     /// Pages of the layers that see a window only, by ascending page: those that the snapshots need. Absent where there are none.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     pub windows: Vec<Window>,
+}
+
+/// A field that may be null and not absent.
+fn present<'de, D: Deserializer<'de>>(field: D) -> std::result::Result<Option<Hash>, D::Error> {
+    Option::deserialize(field)
+}
+
+/// A field that may be absent and not empty.
+fn some<'de, D: Deserializer<'de>>(field: D) -> std::result::Result<Vec<Window>, D::Error> {
+    let windows = Vec::deserialize(field)?;
+    match windows.is_empty() {
+        true => Err(serde::de::Error::custom("`windows` without a window; the field is to be absent then")),
+        false => Ok(windows),
+    }
 }
 
 /// A page of the layers that see a window only.

@@ -15,7 +15,8 @@ use crate::store::{Hold, Store};
 const MAX_COMMITS: usize = 1 << 20;
 
 impl Store {
-    /// Brings `name` and its history to a place elsewhere, under `to` if given. Refused if the name there has a history of its own.
+    /// Brings `name`, its history and the tags along it to a place elsewhere, under `to` if given. Refused if the name there has a history
+    /// of its own.
     pub fn push(
         &self,
         name: &str,
@@ -26,7 +27,16 @@ impl Store {
         let to = to.unwrap_or(name);
         check_name(to)?;
         let _lock = self.lock(Hold::Shared)?;
-        let head = self.head(name)?.ok_or_else(|| self.no_name(name))?;
+        let head = match self.head(name)? {
+            Some(head) => head,
+            None if self.tag_target(name)?.is_some() => {
+                let way = format!(
+                    "a name: `reverie state fork {name} NEW` makes one, and tags along its history travel with it"
+                );
+                return Err(Error::refused("what is to be pushed", format!("the tag '{name}'"), way));
+            }
+            None => return Err(self.no_name(name)),
+        };
         let place = &*remote.place;
         let there = place.head(to)?;
         // A label that means something else there refuses the whole, before anything moves.

@@ -201,3 +201,21 @@ proptest! {
         let _ = Manifest::parse(&bytes);
     }
 }
+
+#[test]
+fn every_field_is_there_and_windows_only_where_there_are_some() {
+    let whole: serde_json::Value = serde_json::from_slice(&Manifest::default().to_bytes().unwrap()).unwrap();
+    let parse = |value: &serde_json::Value| Manifest::parse(&serde_json::to_vec(value).unwrap());
+    assert_eq!(parse(&whole).unwrap(), Manifest::default());
+    for field in whole.as_object().unwrap().keys() {
+        let mut less = whole.clone();
+        less.as_object_mut().unwrap().remove(field);
+        let refusal = parse(&less).unwrap_err().to_string();
+        assert!(refusal.contains(field.as_str()), "{field}: {refusal}");
+    }
+    for (field, value) in [("windows", serde_json::json!([])), ("logits", serde_json::Value::Null)] {
+        let mut more = whole.clone();
+        more[field] = value;
+        assert!(parse(&more).unwrap_err().to_string().contains(field));
+    }
+}

@@ -257,6 +257,16 @@ fn tags_travel_with_their_history() {
         let refusal = from.push("own", &remote, Some("late"), &mut |_| {}).unwrap_err().to_string();
         assert!(refusal.contains("which is a tag"), "{refusal}");
         from.untag("late").unwrap();
+        // One that no name reaches: the way to give it one is said, and works.
+        from.fork("other", "brief").unwrap();
+        from.tag("brief", "lonely").unwrap();
+        from.remove("brief", Expect::Any).unwrap();
+        from.remove("other", Expect::Any).unwrap();
+        let refusal = from.push("lonely", &remote, None, &mut |_| {}).unwrap_err().to_string();
+        assert!(refusal.contains("`reverie state fork lonely NEW`"), "{refusal}");
+        from.fork("lonely", "other").unwrap();
+        assert_eq!(from.push("other", &remote, None, &mut |_| {}).unwrap().tags, ["lonely"]);
+        from.untag("lonely").unwrap();
     }
     // A file takes along those of the commits it holds.
     let file = folder.path().join("f");

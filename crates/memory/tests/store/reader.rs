@@ -119,3 +119,32 @@ fn the_python_reader_finds_what_fsck_finds() {
     std::fs::remove_file(store.object_file(&head.manifest.pages[0])).unwrap();
     assert!(read(store.place()).unwrap()["wrong"][0].as_str().unwrap().contains("missing"));
 }
+
+#[test]
+fn what_the_python_reader_cannot_decode_it_names() {
+    let (_folder, store) = rich();
+    let writer = store.writer().unwrap();
+    // Two frames, and one.
+    let mut long = vec![7; 1_200_000];
+    long[600_000] = 8;
+    let objects = [writer.put(&[&long]).unwrap().hash, writer.put(&[&[0; 5000]]).unwrap().hash];
+    let page_tokens = crate::stand::PAGE;
+    let manifest = Manifest { tokens: (0..16).collect(), pages: objects.to_vec(), page_tokens, ..Manifest::default() };
+    writer.commit("zeros", Expect::Absent, &manifest).unwrap();
+    drop(writer);
+    let Some(seen) = read(store.place()) else { return };
+    let knows = ["-c", "from compression import zstd"];
+    if Command::new("python3").args(knows).output().unwrap().status.success() {
+        return agrees(&store, &seen);
+    }
+    let wrong: Vec<&str> = seen["wrong"].as_array().unwrap().iter().map(|w| w.as_str().unwrap()).collect();
+    let unread = |o: &reverie_memory::Hash| {
+        wrong.iter().any(|w| w.contains(&o.to_string()[2..]) && w.contains("zstd needs Python 3.14"))
+    };
+    assert!(objects.iter().all(unread), "{wrong:?}");
+    assert!(
+        wrong.iter().all(|w| w.contains("zstd needs") || objects.iter().any(|o| w.contains(&o.to_string()))),
+        "{wrong:?}"
+    );
+    assert_eq!(seen["states"].as_object().unwrap().len(), store.refs().unwrap().len());
+}
