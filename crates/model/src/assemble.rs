@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use reverie_files::TensorStore;
 use reverie_tensor::quant::{DenseMatrix, Plain, Rows};
-use reverie_tensor::{Backend, Class, DType, Holder, Norm, NormKind, Tensor, Weight, WeightSource};
+use reverie_tensor::{Backend, Class, DType, Holder, Norm, Tensor, Weight, WeightSource};
 
 use crate::clusters::Clusters;
 use crate::draft::Gates;
@@ -311,10 +311,7 @@ impl<'a> Build<'a> {
             values.iter_mut().for_each(|v| *v += 1.0);
         }
         values.iter_mut().for_each(|v| *v *= factor);
-        let bias = match spec.kind {
-            NormKind::Rms => None,
-            NormKind::Layer => self.opt_vector(&format!("{}.bias", spec.name), dim)?,
-        };
+        let bias = self.opt_vector(&format!("{}.bias", spec.name), dim)?;
         Ok(Norm { kind: spec.kind, weight: Some(self.upload(&values, &[dim])?), bias, eps: spec.eps })
     }
 

@@ -15,13 +15,17 @@ pub const ENTRY: ArchEntry = ArchEntry {
 };
 
 fn plan(source: &Source<'_>) -> Result<Plan> {
-    if let Some(clip) = source.config.optional_f64("clip_qkv")? {
-        return Err(Error::config("clip_qkv", clip, "null: clipped queries and keys are not built"));
-    }
+    let clip = match source.config.optional_f64("clip_qkv")? {
+        Some(clip) if !(clip > 0.0 && clip.is_finite()) => {
+            return Err(Error::config("clip_qkv", clip, "a positive number, or null"));
+        }
+        clip => clip.map(|clip| clip as f32),
+    };
     source.decoder(ENTRY.name, NormWeight::Plain, |i| {
         let mut attention = source.attention(i)?;
         attention.qk_norm = Some((source.eps()?, NormWeight::Plain));
         attention.flat_qk_norm = true;
+        attention.clip = clip;
         let experts = Box::new(moe::Spec::from_config(&source.config)?);
         source.pre_norm(NormWeight::Plain, ("self_attn", Box::new(attention)), experts)
     })

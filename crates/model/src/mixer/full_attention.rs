@@ -3,7 +3,8 @@
 //! scheme: it writes pages and reads them.
 
 use reverie_files::ModelConfig;
-use reverie_tensor::{AttendSpec, Class, DType, Input, KvSpec, Norm, NormKind, Reach, Rope, Tensor};
+use reverie_tensor::formula::input;
+use reverie_tensor::{AttendSpec, Class, DType, Formula, Input, KvSpec, Norm, NormKind, Operand, Reach, Rope, Tensor};
 
 use super::{Mixer, MixerEntry, Step, Stream};
 use crate::Build;
@@ -59,6 +60,8 @@ pub struct Spec {
     pub sinks: bool,
     /// `q_proj` holds, head by head, a query and a gate; the output is multiplied by σ(gate).
     pub output_gate: bool,
+    /// q and k, after their norms, and v are held between -clip and clip.
+    pub clip: Option<f32>,
     /// The rows of each head of q and k are stored pair by pair (GGUF's llama) and are put back into halves at load.
     pub interleaved_rows: bool,
 }
@@ -156,6 +159,7 @@ impl Spec {
             softcap: None,
             sinks: false,
             output_gate: false,
+            clip: None,
             interleaved_rows: false,
         })
     }
@@ -247,6 +251,7 @@ impl MixerSpec for Spec {
             flat_norm: self.flat_qk_norm,
             rope: self.rope.clone(),
             growth: self.growth,
+            clip: self.clip.map(|clip| input(0).max(-clip).min(clip)),
             attend: AttendSpec {
                 n_heads: self.n_heads,
                 kv: KvSpec { n_heads: kv.n_heads, k_dim: kv.k_dim, v_dim: kv.v_dim, dtype: DType::F32 },
@@ -285,6 +290,7 @@ struct Attention {
     flat_norm: bool,
     rope: Option<Rope>,
     growth: Option<Growth>,
+    clip: Option<Formula>,
     /// The page dtype stands in the state's pages and is put in at each step.
     attend: AttendSpec,
 }
@@ -309,8 +315,16 @@ impl Attention {
         if let Some(norm) = norm.filter(|_| !self.flat_norm) {
             x = step.backend.norm(&x, norm)?;
         }
+        let x = self.clipped(step, x)?;
         match &self.rope {
             Some(rope) => Ok(step.backend.rope(x, step.positions, rope)?),
+            None => Ok(x),
+        }
+    }
+
+    fn clipped(&self, step: &Step<'_>, x: Tensor) -> Result<Tensor> {
+        match &self.clip {
+            Some(formula) => Ok(step.backend.pointwise(x.dims(), &[Operand::Each(&x)], formula)?),
             None => Ok(x),
         }
     }
@@ -339,6 +353,7 @@ impl Mixer for Attention {
                 Some(norm) => be.norm(&v.reshape(&[k.rows(), kv.n_heads, kv.v_dim])?, norm)?,
                 None => v,
             };
+            let v = self.clipped(step, v)?;
             let k = self.heads(step, k, own.k_norm.as_ref())?;
             step.kv_write(&k, &v, &mut pages, &kv)?;
         }

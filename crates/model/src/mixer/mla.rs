@@ -50,6 +50,8 @@ pub struct Spec {
     pub eps: f32,
     /// A projection to one number a head, whose σ multiplies the head's result.
     pub head_gate: Option<&'static str>,
+    /// Keys that are seen.
+    pub reach: Reach,
     /// Chooses the tokens that a row sees.
     pub indexer: Option<Indexer>,
 }
@@ -92,6 +94,7 @@ impl Spec {
             scale: ((nope_dim + rope_dim) as f32).powf(-0.5) * rope::score_factor(config)?,
             rope: Some(Rope { layout, ..rope::from_config(config, rope_dim)? }),
             eps: 1e-6,
+            reach: Reach::All,
             indexer: None,
             head_gate: None,
         })
@@ -120,13 +123,14 @@ impl Spec {
     /// From flash-linear-attention's field names.
     pub fn flash(config: &ModelConfig) -> Result<Spec> {
         let n_heads = width(config, config.spelling(&["num_heads", "num_attention_heads"]))?;
-        if let Some(window) = config.optional_usize("window_size")? {
-            return Err(Error::config("window_size", window, "null: a window is not built here"));
-        }
+        let reach = match config.optional_usize("window_size")? {
+            Some(0) => return Err(Error::config("window_size", 0, "a positive number, or null")),
+            window => Reach::window(window),
+        };
         let mut fields = config.fields().clone();
         fields.insert("num_attention_heads".into(), n_heads.into());
         fields.insert("rope_interleave".into(), false.into());
-        Ok(Spec { eps: 1e-5, ..Spec::from_config(&ModelConfig::new(config.path(), fields))? })
+        Ok(Spec { eps: 1e-5, reach, ..Spec::from_config(&ModelConfig::new(config.path(), fields))? })
     }
 
     /// The projection `leaf` `[H · (first + second), k]` cut into its first and its second part of every head.
@@ -173,7 +177,7 @@ impl MixerSpec for Spec {
 
     fn state(&self) -> StateSpec {
         let index = self.indexer.map_or(0, |i| i.dim);
-        let kv = KvNeed { n_heads: 1, k_dim: self.kv_rank + self.rope_dim + index, v_dim: 0, reach: Reach::All };
+        let kv = KvNeed { n_heads: 1, k_dim: self.kv_rank + self.rope_dim + index, v_dim: 0, reach: self.reach };
         StateSpec { kv: Some(kv), slots: Vec::new() }
     }
 
@@ -227,7 +231,7 @@ impl MixerSpec for Spec {
                 kv: KvSpec { n_heads: 1, k_dim: need, v_dim: 0, dtype: DType::F32 },
                 scale: self.scale,
                 softcap: None,
-                reach: Reach::All,
+                reach: self.reach,
                 sinks: None,
                 latent: Some(Latent { query: rank + rope, value: rank }),
                 keep: None,

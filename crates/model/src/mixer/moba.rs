@@ -3,8 +3,9 @@
 
 use reverie_files::ModelConfig;
 
+use super::closing::Gate;
 use super::{MixerEntry, sparse};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::state::StateKind;
 
 /// The row.
@@ -18,8 +19,6 @@ pub const ENTRY: MixerEntry = MixerEntry {
 
 /// One layer.
 pub fn spec(config: &ModelConfig) -> Result<sparse::Spec> {
-    if config.optional_bool("use_output_gate")?.unwrap_or(false) {
-        return Err(Error::config("use_output_gate", true, "false: gated results of this mixer are not built"));
-    }
-    sparse::Spec::from_config(config, (ENTRY.name, sparse::Way::Mean), ("moba_chunk_size", "moba_topk"))
+    let way = sparse::Way::Mean { gate: if config.flag("use_output_gate")? { Gate::Sigmoid } else { Gate::Absent } };
+    sparse::Spec::from_config(config, (ENTRY.name, way), ("moba_chunk_size", "moba_topk"))
 }

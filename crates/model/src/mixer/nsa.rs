@@ -19,5 +19,8 @@ pub const ENTRY: MixerEntry = MixerEntry {
 /// One layer.
 pub fn spec(config: &ModelConfig) -> Result<sparse::Spec> {
     let window = config.optional_usize("window_size")?.filter(|w| *w > 0);
-    sparse::Spec::from_config(config, (ENTRY.name, sparse::Way::Share { window }), ("block_size", "block_counts"))
+    let fields = ("block_size", "block_counts");
+    let spec = sparse::Spec::from_config(config, (ENTRY.name, sparse::Way::Share { window }), fields)?;
+    // The published kernel chooses powers of two.
+    Ok(sparse::Spec { n_kept: spec.n_kept.next_power_of_two(), ..spec })
 }

@@ -7,6 +7,8 @@ use reverie_tensor::{
     Score, Tensor, Term,
 };
 
+use super::closing::{Closing, ClosingSpec, Gate, Over};
+use super::qkv::Narrow;
 use super::{Mixer, Step, Stream};
 use crate::Build;
 use crate::error::{Error, Result};
@@ -18,8 +20,11 @@ use crate::state::{KvNeed, LayerState, StateSpec};
 /// How blocks are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// By the mean key of a block, for every query head; the result is normed by head (`o_norm`).
-    Mean,
+    /// By the mean key of a block, for every query head; the result is normed by head (`o_norm`), and perhaps gated (`g_proj`).
+    Mean {
+        /// How.
+        gate: Gate,
+    },
     /// By the share of attention that a block's mean key takes; that attention, the chosen blocks and a window are three
     /// results, weighed by gates (`g_proj`).
     Share {
@@ -118,17 +123,23 @@ impl MixerSpec for Spec {
             KvSpec { n_heads: of.n_heads, k_dim: of.k_dim, v_dim: of.v_dim, dtype: DType::F32 },
         );
         Ok(Box::new(Sparse {
-            gates: match self.way {
-                Way::Share { .. } => Some(b.linear("g_proj", 3 * self.n_heads, width)?),
-                Way::Mean => None,
+            end: match self.way {
+                Way::Share { .. } => End::Shares {
+                    gates: b.linear("g_proj", 3 * self.n_heads, width)?,
+                    o: b.linear("o_proj", width, q)?,
+                },
+                Way::Mean { gate } => {
+                    let closing = ClosingSpec { norm: &["o_norm"], over: Over::Head, eps: 1e-6, gate, out: "o_proj" };
+                    let narrow = || Narrow::build(b, "g_proj", &[("g_proj.0", "g_proj.1")], q);
+                    let gate = if gate == Gate::Absent { None } else { Some(narrow()?) };
+                    End::Normed(Box::new(closing.build(b, (self.n_heads, self.head_dim), gate)?))
+                }
             },
             q: b.linear("q_proj", q, width)?,
             k: b.linear("k_proj", kv, width)?,
             v: b.linear("v_proj", kv, width)?,
-            o: b.linear("o_proj", width, q)?,
             q_norm: own("q_norm")?,
             k_norm: own("k_norm")?,
-            o_norm: if self.way == Way::Mean { Some(norm("o_norm")?) } else { None },
             rope: self.rope.clone(),
             attend: AttendSpec {
                 n_heads: self.n_heads,
@@ -145,17 +156,23 @@ impl MixerSpec for Spec {
     }
 }
 
+/// What is made of the results.
+enum End {
+    /// One for each of the three gates of every head, added.
+    Shares { gates: Linear, o: Linear },
+    /// One, normed.
+    Normed(Box<Closing>),
+}
+
 /// A layer with its weights.
 struct Sparse {
     spec: Spec,
-    gates: Option<Linear>,
+    end: End,
     q: Linear,
     k: Linear,
     v: Linear,
-    o: Linear,
     q_norm: Option<Norm>,
     k_norm: Option<Norm>,
-    o_norm: Option<Norm>,
     rope: Rope,
     attend: AttendSpec,
 }
@@ -179,7 +196,7 @@ impl Sparse {
         be: &dyn Backend,
         q: &Tensor,
         segments: &[KvSegment<'_>],
-        (kv, gates): (KvSpec, Option<Tensor>),
+        (kv, gates): (KvSpec, Option<&Tensor>),
     ) -> Result<Tensor> {
         let (spec, t, h) = (&self.spec, q.dims()[0], self.spec.n_heads);
         let attend = AttendSpec { kv, ..self.attend.clone() };
@@ -220,35 +237,32 @@ impl Sparse {
 }
 
 /// σ of every element.
-fn open(be: &dyn Backend, gates: Tensor, n: usize) -> Result<Vec<f32>> {
+fn open(be: &dyn Backend, gates: &Tensor, n: usize) -> Result<Vec<f32>> {
     let alone = RouteSpec::alone(Score::Sigmoid);
-    Ok(be.route(&gates.reshape(&[n, 1])?, &alone)?.weights)
+    Ok(be.route(&gates.clone().reshape(&[n, 1])?, &alone)?.weights)
 }
 
 impl Mixer for Sparse {
     fn forward(&self, step: &Step<'_>, stream: Stream<'_>, states: &mut [&mut LayerState]) -> Result<Tensor> {
         let be = step.backend;
         let [q, k, v] = project(be, stream.input(), [&self.q, &self.k, &self.v])?;
-        let gates = match &self.gates {
-            Some(gates) => {
-                let [gates] = project(be, stream.input(), [gates])?;
-                Some(gates)
-            }
-            None => None,
+        let gates = match &self.end {
+            End::Shares { gates, .. } => Some(gates),
+            End::Normed(closing) => closing.gate(),
         };
+        let gates = gates.map(|gates| project(be, stream.input(), [gates])).transpose()?.map(|[gates]| gates);
         let q = self.heads(step, q, self.q_norm.as_ref())?;
         let k = self.heads(step, k, self.k_norm.as_ref())?;
         let (mut pages, kv) = step.pages(states, self.spec.kind)?;
         step.kv_write(&k, &v, &mut pages, &kv)?;
         let segments = step.kv_segments(&pages);
-        let y = self.mixed(be, &q, &segments, (kv, gates))?;
-        let y = match &self.o_norm {
-            Some(norm) => {
-                let (t, n) = (y.rows(), y.width());
-                be.norm(&y.reshape(&[t, self.spec.n_heads, self.spec.head_dim])?, norm)?.reshape(&[t, n])?
+        let y = self.mixed(be, &q, &segments, (kv, gates.as_ref()))?;
+        match &self.end {
+            End::Shares { o, .. } => stream.close(be, o, Input::Plain(&y)),
+            End::Normed(closing) => {
+                let y = y.reshape(&[q.dims()[0], self.spec.n_heads, self.spec.head_dim])?;
+                closing.finish(step, stream, y, gates)
             }
-            None => y,
-        };
-        stream.close(be, &self.o, Input::Plain(&y))
+        }
     }
 }

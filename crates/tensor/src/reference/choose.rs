@@ -139,6 +139,42 @@ fn softmax(scores: impl Iterator<Item = f64>, scale: f32) -> Vec<f64> {
     e.into_iter().map(|e| e / sum).collect()
 }
 
+/// Of blocks that all must be seen, as many as there is room for. flash-linear-attention's kernel (`parallel_nsa_kernel_topk`) ranks
+/// them as equals, above all others, so that what stays depends on its sorting network alone: `spec.block` blocks at a time are
+/// sorted, and the better half of what was found before is merged with the better half of those.
+fn first_of_equals(forced: &[usize], own: usize, spec: &ChooseSpec) -> Vec<usize> {
+    let width = spec.block.next_power_of_two().max(2 * spec.n_kept);
+    let stages = width.ilog2();
+    let mut best: Vec<usize> = Vec::new();
+    for first in (0..=own).step_by(width) {
+        let mut cells: Vec<usize> = (first..first + width).collect();
+        for stage in 1..stages {
+            merge(&mut cells, forced, stage, |at| at >> stage & 1 == 1);
+        }
+        if first > 0 {
+            merge(&mut cells, forced, stages, |_| false);
+            cells[..width / 2].copy_from_slice(&best[..width / 2]);
+        }
+        merge(&mut cells, forced, stages, |_| true);
+        best = cells;
+    }
+    best.truncate(spec.n_kept);
+    best
+}
+
+/// The last `stage` rounds of a bitonic network: two cells change places if the left one is better, where `falls` if it is not.
+fn merge(cells: &mut [usize], forced: &[usize], stage: u32, falls: impl Fn(usize) -> bool) {
+    for stride in (0..stage).rev().map(|i| 1 << i) {
+        for left in (0..cells.len()).filter(|left| left & stride == 0) {
+            let right = left + stride;
+            let better = forced.contains(&cells[left]) && !forced.contains(&cells[right]);
+            if better != falls(left) {
+                cells.swap(left, right);
+            }
+        }
+    }
+}
+
 /// The blocks that a row at `position` sees: those it must, then the best of those that it may, the earlier where two are
 /// equal.
 fn kept(scores: &[f64], position: usize, spec: &ChooseSpec) -> Vec<usize> {
@@ -150,7 +186,9 @@ fn kept(scores: &[f64], position: usize, spec: &ChooseSpec) -> Vec<usize> {
             let mut forced = vec![own];
             forced.extend((own > 0).then_some(0));
             forced.extend((own > 1).then(|| own - 1));
-            forced.truncate(spec.n_kept);
+            if forced.len() > spec.n_kept {
+                forced = first_of_equals(&forced, own, spec);
+            }
             (forced, own)
         }
     };
@@ -160,4 +198,33 @@ fn kept(scores: &[f64], position: usize, spec: &ChooseSpec) -> Vec<usize> {
     let room = spec.n_kept.saturating_sub(found.len());
     found.extend(order.into_iter().take(room));
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attention::KvSpec;
+    use crate::dtype::DType;
+
+    /// What flash-linear-attention 0.6.0's kernel keeps for rows of block 0, 1, 2 and on, blocks of 8 tokens.
+    #[test]
+    fn too_few_for_those_that_must_be_seen_are_kept_as_the_published_kernel_keeps_them() {
+        let kv = KvSpec { n_heads: 1, k_dim: 1, v_dim: 1, dtype: DType::F32 };
+        let spec = |n_kept| ChooseSpec { n_heads: 1, kv, block: 8, n_kept, scale: 1.0, choice: Choice::Share };
+        let found = |own: usize, n_kept: usize| {
+            let mut found = kept(&vec![0.0; own], 8 * own + 7, &spec(n_kept));
+            found.sort_unstable();
+            found
+        };
+        let one = [0, 1, 1, 2, 0, 0, 0, 0, 8, 9, 9, 10, 11, 12, 14, 15, 16];
+        for (own, block) in one.into_iter().enumerate() {
+            assert_eq!(found(own, 1), [block], "own {own}");
+        }
+        let two = [(0, 1), (1, 2), (2, 3), (0, 3), (0, 5), (0, 5), (0, 6), (0, 8), (8, 9), (9, 10), (10, 11), (11, 12)];
+        for (own, (a, b)) in two.into_iter().enumerate() {
+            assert_eq!(found(own + 1, 2), [a, b], "own {}", own + 1);
+        }
+        assert_eq!(found(5, 3), [0, 4, 5]);
+        assert_eq!(found(0, 2), [0]);
+    }
 }
