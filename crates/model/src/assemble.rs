@@ -306,12 +306,15 @@ impl<'a> Build<'a> {
         }
         let named = format!("{}.weight", spec.name);
         let bare = !self.has(&named) && self.has(&spec.name);
-        let mut values = self.values(if bare { &spec.name } else { &named }, dim)?;
+        let stored = if bare { &spec.name } else { &named };
+        let mut values = self.values(stored, dim)?;
         if spec.weight == NormWeight::MinusOne {
             values.iter_mut().for_each(|v| *v += 1.0);
         }
         values.iter_mut().for_each(|v| *v *= factor);
-        let bias = self.opt_vector(&format!("{}.bias", spec.name), dim)?;
+        // A spelling without a suffix of its own answers to both.
+        let shift = format!("{}.bias", spec.name);
+        let bias = if self.name(&shift) == self.name(stored) { None } else { self.opt_vector(&shift, dim)? };
         Ok(Norm { kind: spec.kind, weight: Some(self.upload(&values, &[dim])?), bias, eps: spec.eps })
     }
 

@@ -125,8 +125,8 @@ impl MixerSpec for Spec {
         Ok(Box::new(Sparse {
             end: match self.way {
                 Way::Share { .. } => End::Shares {
-                    gates: b.linear("g_proj", 3 * self.n_heads, width)?,
-                    o: b.linear("o_proj", width, q)?,
+                    gates: Box::new(b.linear("g_proj", 3 * self.n_heads, width)?),
+                    o: Box::new(b.linear("o_proj", width, q)?),
                 },
                 Way::Mean { gate } => {
                     let closing = ClosingSpec { norm: &["o_norm"], over: Over::Head, eps: 1e-6, gate, out: "o_proj" };
@@ -159,7 +159,7 @@ impl MixerSpec for Spec {
 /// What is made of the results.
 enum End {
     /// One for each of the three gates of every head, added.
-    Shares { gates: Linear, o: Linear },
+    Shares { gates: Box<Linear>, o: Box<Linear> },
     /// One, normed.
     Normed(Box<Closing>),
 }
@@ -247,7 +247,7 @@ impl Mixer for Sparse {
         let be = step.backend;
         let [q, k, v] = project(be, stream.input(), [&self.q, &self.k, &self.v])?;
         let gates = match &self.end {
-            End::Shares { gates, .. } => Some(gates),
+            End::Shares { gates, .. } => Some(gates.as_ref()),
             End::Normed(closing) => closing.gate(),
         };
         let gates = gates.map(|gates| project(be, stream.input(), [gates])).transpose()?.map(|[gates]| gates);
