@@ -25,6 +25,6 @@ pub use gguf::{Gguf, GgufVocab, Metadata};
 pub use mmap::FileBytes;
 pub use place::Place;
 pub use quantisation::{Choice, Quantisation, Rule};
-pub use store::TensorStore;
+pub use store::{Bare, TensorStore};
 pub use weights::{Matrix, View, Weights};
 pub use write::{SafeTensorsWriter, TensorSpec, write_file, write_json};

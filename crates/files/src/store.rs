@@ -2,7 +2,7 @@
 
 use reverie_tensor::WeightSource;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::weights::Weights;
 
 /// Named tensors.
@@ -21,6 +21,35 @@ pub trait TensorStore: Send + Sync {
     fn floats(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>)>;
     /// A small tensor of a known number of elements: anything else is refused.
     fn vector(&self, name: &str, n: usize) -> Result<Vec<f32>>;
+}
+
+/// A checkpoint that holds nothing: of its tensors only these names are known. For whoever plans and does not run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bare(pub &'static [&'static str]);
+
+impl Bare {
+    fn none<T>(name: &str) -> Result<T> {
+        let (path, name) = (std::path::PathBuf::from("a bare checkpoint"), name.to_owned());
+        Err(Error::NoTensor { path, name, hint: "; it has no tensors, only a config".into() })
+    }
+}
+
+impl TensorStore for Bare {
+    fn contains(&self, name: &str) -> bool {
+        self.0.contains(&name)
+    }
+    fn shape(&self, _: &str) -> Option<Vec<usize>> {
+        None
+    }
+    fn matrix<'a>(&'a self, name: &str, _: (usize, usize)) -> Result<Box<dyn WeightSource + 'a>> {
+        Bare::none(name)
+    }
+    fn floats(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
+        Bare::none(name)
+    }
+    fn vector(&self, name: &str, _: usize) -> Result<Vec<f32>> {
+        Bare::none(name)
+    }
 }
 
 impl TensorStore for Weights {

@@ -65,6 +65,17 @@ pub struct KvTarget<'a> {
     pub pages: &'a mut [Tensor],
 }
 
+impl KvTarget<'_> {
+    /// The pages that rows are written to. Refused where one is missing or was given back.
+    pub fn reached(&self, op: &'static str) -> Result<Range<usize>> {
+        if self.rows.is_empty() {
+            return Ok(0..0);
+        }
+        let end = self.start.saturating_add(self.rows.len()).div_ceil(PAGE_TOKENS);
+        whole(op, self.pages, self.start / PAGE_TOKENS..end)
+    }
+}
+
 /// Rows of one sequence that attend to its pages. Row i of the range stands at `start + i` and sees the keys up to itself.
 pub struct KvSegment<'a> {
     /// Rows of the batch.
@@ -79,22 +90,23 @@ impl KvSegment<'_> {
     /// The pages that some row of the segment reaches. Refused where one is missing or was given back.
     pub fn reached(&self, op: &'static str, reach: Reach) -> Result<Range<usize>> {
         let end = self.start.saturating_add(self.rows.len()).div_ceil(PAGE_TOKENS);
-        if self.pages.len() < end {
-            return Err(Error::shape(op, self.pages.len(), end));
-        }
         let first = if self.rows.is_empty() { end } else { reach.first(self.start) / PAGE_TOKENS };
-        let pages = first..end;
-        match pages.clone().find(|&p| self.pages[p].is_hole()) {
-            Some(page) => Err(given_back(op, page)),
-            None => Ok(pages),
-        }
+        whole(op, self.pages, first..end)
     }
 }
 
-/// The refusal of a page that is needed and was given back.
-pub fn given_back(op: &str, page: usize) -> Error {
-    let expected = "its keys and values: go back to a place whose window is kept, or read the tokens again";
-    Error::value(format!("{op}: page {page}"), "a page that was given back", expected)
+/// That range of pages, if all are there and none is a hole.
+fn whole(op: &'static str, pages: &[Tensor], range: Range<usize>) -> Result<Range<usize>> {
+    if pages.len() < range.end {
+        return Err(Error::shape(op, pages.len(), range.end));
+    }
+    match range.clone().find(|&p| pages[p].is_hole()) {
+        Some(page) => {
+            let expected = "its keys and values: go back to a place whose window is kept, or read the tokens again";
+            Err(Error::value(format!("{op}: page {page}"), "a page that was given back", expected))
+        }
+        None => Ok(range),
+    }
 }
 
 /// How far back a row sees; its own position it always sees.

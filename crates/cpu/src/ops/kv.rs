@@ -4,7 +4,6 @@
 use std::ops::Range;
 
 use half::{bf16, f16};
-use reverie_tensor::attention::given_back;
 use reverie_tensor::backend::PAGE_TOKENS;
 use reverie_tensor::reference::attend::{k_index, v_index};
 use reverie_tensor::{DType, Error, KvSpec, KvTarget, Result, Tensor};
@@ -132,19 +131,10 @@ pub(crate) fn write(cpu: &Cpu, k: &Tensor, v: &Tensor, targets: &mut [KvTarget<'
     let mut pieces = Vec::new();
     for target in targets.iter_mut() {
         let (start, end) = (target.start, target.start + target.rows.len());
-        let n_pages = target.pages.len();
-        if n_pages * PAGE_TOKENS < end {
-            return Err(Error::shape("kv_write", n_pages, end.div_ceil(PAGE_TOKENS)));
-        }
-        for (i, page) in target.pages.iter_mut().enumerate().take(end.div_ceil(PAGE_TOKENS)).skip(start / PAGE_TOKENS) {
+        let reached = target.reached("kv_write")?;
+        for (i, page) in target.pages.iter_mut().enumerate().take(reached.end).skip(reached.start) {
             let from = start.max(i * PAGE_TOKENS);
             let to = end.min((i + 1) * PAGE_TOKENS);
-            if from >= to {
-                continue;
-            }
-            if page.is_hole() {
-                return Err(given_back("kv_write", i));
-            }
             check_page("kv_write", page, spec)?;
             if !page.is_unique() {
                 let what = format!("write keys to page {i}, which other handles share; copy the page first");

@@ -1,9 +1,8 @@
 //! Paged keys and values, and causal softmax attention over them.
 
 use super::scratch;
-use crate::attention::given_back;
 use crate::backend::{AttendSpec, Backend, KvSegment, KvSpec, KvTarget, PAGE_TOKENS};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::tensor::Tensor;
 
 /// Index of key element `d` of token `slot` of head `head` in a page.
@@ -27,16 +26,10 @@ pub fn write<B: Backend + ?Sized>(
     let (kd, vd) = (spec.n_heads * spec.k_dim, spec.n_heads * spec.v_dim);
     let (k, v) = (b.read(k)?, b.read(v)?);
     for target in targets {
+        target.reached("kv_write")?;
         for (i, row) in target.rows.clone().enumerate() {
             let position = target.start + i;
-            let n_pages = target.pages.len();
-            let page = target
-                .pages
-                .get_mut(position / PAGE_TOKENS)
-                .ok_or_else(|| Error::shape("kv_write", n_pages, position / PAGE_TOKENS + 1))?;
-            if page.is_hole() {
-                return Err(given_back("kv_write", position / PAGE_TOKENS));
-            }
+            let page = &mut target.pages[position / PAGE_TOKENS];
             let mut bytes = b.read_bytes(page)?;
             let slot = position % PAGE_TOKENS;
             for head in 0..spec.n_heads {
