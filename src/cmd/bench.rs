@@ -70,7 +70,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     let threads = args.load.threads.unwrap_or_else(reverie::rooms::cpu::physical_cores);
     // Before the model: the probe's own buffer must not count in the peak.
-    let bandwidth = reverie::rooms::cpu::probe::read_bandwidth(threads, 3);
+    let bandwidth = reverie::rooms::cpu::probe::read_bandwidth(threads, 3)?;
     process::forget_peak();
     let began = Instant::now();
     let (engine, name) = match (&args.model, &args.synthetic) {
@@ -174,7 +174,8 @@ fn synthetic_engine(args: &Args, shape: &str) -> anyhow::Result<Arc<Engine>> {
     let arch = loader.registries.arch(config.text("model_type")?)?;
     let plan = (arch.plan)(&Source::hugging_face(&config, store.as_ref(), &loader.registries)?)?;
     let numerics = if args.load.exact { Numerics::Exact } else { Numerics::Int8 };
-    let backend = backends::open(BackendSpec { threads: args.load.threads, numerics: Some(numerics), isa: None })?;
+    let backend =
+        backends::open(BackendSpec { threads: args.load.threads, numerics: Some(numerics), isa: args.load.isa })?;
     let bar = progress_bar(0, "making weights [{bar:30}] {pos}/{len} layers");
     backend.memory().set_limit(args.load.memory);
     let lazy = args.load.experts == Residence::Lazy;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use indicatif::{ProgressBar, ProgressStyle};
+use reverie::rooms::cpu::Isa;
 use reverie::rooms::engine::EngineSpec;
 use reverie::rooms::model::Model;
 use reverie::rooms::model::cache::DEFAULT_KV;
@@ -20,6 +21,9 @@ pub struct LoadArgs {
     /// Threads; all physical cores by default
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
+    /// Instruction set to compute with (`doctor` lists those of this machine); the best by default, and the same bits with any
+    #[arg(long, value_name = "SET", value_parser = parse_isa)]
+    pub isa: Option<Isa>,
     /// Byte budget for all that the process holds: weights, state, scratch and the program, such as 4GiB or 800MB
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub memory: Option<u64>,
@@ -69,6 +73,7 @@ impl LoadArgs {
     pub fn loader(&self) -> anyhow::Result<Loader> {
         let mut loader = Loader {
             threads: self.threads,
+            isa: self.isa,
             exact: self.exact,
             engine: self.engine(),
             context: self.context,
@@ -90,6 +95,12 @@ impl LoadArgs {
         bars.clear();
         Ok(loaded?)
     }
+}
+
+fn parse_isa(text: &str) -> Result<Isa, String> {
+    let sets = Isa::available();
+    let words = || sets.iter().map(|s| s.name()).collect::<Vec<_>>().join(" or ");
+    sets.iter().find(|s| s.name() == text).copied().ok_or_else(|| format!("found '{text}', expected {}", words()))
 }
 
 fn parse_residence(text: &str) -> Result<Residence, String> {

@@ -115,7 +115,7 @@ fn main() {
     let wanted = list("form=", "affine4,q4_0,q8_0,q4_k,q6_k,bf16");
     for threads in list("threads=", "1,2") {
         let threads: usize = threads.parse().expect("threads");
-        let limit = probe::read_bandwidth(threads, 4);
+        let limit = probe::read_bandwidth(threads, 4).expect("memory");
         println!("{threads} threads: reads {:.1} GB/s", limit / 1e9);
         for isa in Isa::available() {
             if !list("isa=", "avx2,avx512").iter().any(|i| isa.name().starts_with(i.as_str())) {

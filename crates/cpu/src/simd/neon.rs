@@ -290,6 +290,7 @@ unsafe impl<P: Products> Dot for Neon<P> {
     const FUSED: bool = true;
     const NARROW: bool = false;
     const WIDE_ZERO: i32 = 128;
+    const PAIRS: bool = false;
 
     #[inline(always)]
     unsafe fn enter<K: Kernel>(kernel: K) {
