@@ -49,10 +49,13 @@ fn model(path: &Path, most_bytes: Option<u64>) -> Model {
 
 /// Logits of all tokens in chunks, and what the shelf did.
 fn run(model: &Model, chunk: usize) -> (Vec<Vec<u32>>, Counters) {
+    over(model, &ids(TOKENS, model.plan().vocab, 21), chunk)
+}
+
+fn over(model: &Model, tokens: &[u32], chunk: usize) -> (Vec<Vec<u32>>, Counters) {
     let before = model.shelf().map(|s| s.counters()).unwrap_or_default();
     let scheme = cache::CACHES.iter().find(|c| c.name == cache::DEFAULT_KV).expect("the usual scheme");
-    let tokens = ids(TOKENS, model.plan().vocab, 21);
-    let got = logits(model, &mut model.new_state(scheme), &tokens, chunk);
+    let got = logits(model, &mut model.new_state(scheme), tokens, chunk);
     let c = model.shelf().map(|s| s.counters()).unwrap_or_default();
     let did = Counters {
         hits: c.hits - before.hits,
@@ -84,6 +87,18 @@ fn the_same_bits_however_few_experts_stay() {
             }
         }
     }
+}
+
+/// Mixtures take turns: throwing out what was wanted longest ago would throw out what comes next, every time.
+#[test]
+fn a_token_that_wants_more_than_stays_finds_a_part() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    large(folder.path());
+    // Half of what one token wants of four mixtures; the same token over and over wants nearly the same.
+    let lazy = model(folder.path(), Some(2 * experts(folder.path()).at_once));
+    let (_, did) = over(&lazy, &[7; 48], 1);
+    assert_eq!(did.hits + did.misses, 48 * 4 * 2);
+    assert!(3 * did.hits >= did.misses, "{did:?}");
 }
 
 #[test]

@@ -1,5 +1,9 @@
 //! Packed experts that come and go: what a token wants is packed out of the checkpoint, and stays until the budget wants its bytes
-//! back, least used first. Knows no routing and no place in a file.
+//! back. Knows no routing and no place in a file.
+//!
+//! Mixtures take turns, so that the expert that was wanted last is, of those that are wanted at every turn, the one that is wanted latest.
+//! What no mixture wanted at its last turn goes first, the oldest first; then the youngest. A token that wants more than may stay
+//! finds a part of it, where least recently used order would find nothing.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -55,6 +59,10 @@ struct Held {
     by_use: BTreeMap<u64, Key>,
     uses: u64,
     mixtures: usize,
+    /// The mixture whose turn it is.
+    at: usize,
+    /// Turns so far, of all mixtures.
+    turn: u64,
     counters: Counters,
 }
 
@@ -62,13 +70,25 @@ struct Packed {
     expert: Arc<Expert>,
     bytes: u64,
     used: u64,
+    /// When it was wanted last.
+    turn: u64,
 }
 
 impl Held {
-    /// Takes out experts that no step is using, least recently wanted first, of `bytes` in all if there are as many.
+    /// It is the mixture's turn: counted on to where the next round would have it.
+    fn turn_of(&mut self, mixture: usize) {
+        let steps = if mixture >= self.at { mixture - self.at } else { self.mixtures + mixture - self.at };
+        self.turn += steps as u64;
+        self.at = mixture;
+    }
+
+    /// Takes out experts that no step is using, of `bytes` in all if there are as many.
     fn give_back(&mut self, bytes: u64) -> Vec<Arc<Expert>> {
         let (mut keys, mut freed) = (Vec::new(), 0);
-        for key in self.by_use.values() {
+        let round = self.mixtures as u64;
+        let stale = |key: &&Key| self.packed.get(key).is_some_and(|p| self.turn > p.turn + round);
+        let (old, young) = (self.by_use.values(), self.by_use.values().rev());
+        for key in old.filter(stale).chain(young.filter(|key| !stale(key))) {
             if freed >= bytes {
                 break;
             }
@@ -114,10 +134,11 @@ impl Shelf {
     /// The expert, if it is packed.
     pub(super) fn find(&self, key: Key) -> Option<Arc<Expert>> {
         let held = &mut *self.lock();
+        held.turn_of(key.0);
         held.uses += 1;
         let packed = held.packed.get_mut(&key)?;
         held.by_use.remove(&packed.used);
-        packed.used = held.uses;
+        (packed.used, packed.turn) = (held.uses, held.turn);
         held.by_use.insert(packed.used, key);
         held.counters.hits += 1;
         Some(Arc::clone(&packed.expert))
@@ -133,7 +154,7 @@ impl Shelf {
         held.uses += 1;
         held.counters.misses += 1;
         held.counters.packed_bytes += bytes;
-        let packed = Packed { expert: Arc::clone(&expert), bytes, used: held.uses };
+        let packed = Packed { expert: Arc::clone(&expert), bytes, used: held.uses, turn: held.turn };
         if let Some(twin) = held.packed.insert(key, packed) {
             held.by_use.remove(&twin.used);
         }
