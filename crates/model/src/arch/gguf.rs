@@ -111,10 +111,14 @@ fn of_layers(field: &str) -> String {
 pub fn layer_types(map: &mut Map<String, Value>, other: &str) {
     let heads = map.get(&of_layers("num_key_value_heads")).and_then(Value::as_array);
     let kind = |n: &Value| if n.as_u64() == Some(0) { other } else { "full_attention" };
-    let layers = map.get("num_hidden_layers").and_then(Value::as_u64).map_or(usize::MAX, |n| n as usize);
-    if let Some(kinds) = heads.map(|h| h.iter().take(layers).map(|n| kind(n).into()).collect::<Vec<Value>>()) {
+    if let Some(kinds) = heads.map(|h| h.iter().take(n_layers(map)).map(|n| kind(n).into()).collect::<Vec<Value>>()) {
         map.insert("layer_types".into(), kinds.into());
     }
+}
+
+/// Layers that are run; lists may go on with blocks that guess ahead.
+fn n_layers(map: &Map<String, Value>) -> usize {
+    map.get("num_hidden_layers").and_then(Value::as_u64).map_or(usize::MAX, |n| n as usize)
 }
 
 /// Whole numbers under these keys (leaf below the architecture's word, field).
@@ -265,7 +269,7 @@ pub fn kimi(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
 pub fn sliding_layers(metadata: &Metadata, map: &mut Map<String, Value>, arch: &str) -> Result<()> {
     if let Some(slides) = metadata.optional_bools(&format!("{arch}.attention.sliding_window_pattern"))? {
         let kind = |slides: &bool| if *slides { "sliding_attention" } else { "full_attention" };
-        map.insert("layer_types".into(), slides.iter().map(kind).collect());
+        map.insert("layer_types".into(), slides.iter().take(n_layers(map)).map(kind).collect());
     }
     Ok(())
 }
@@ -309,7 +313,7 @@ pub fn qwen35(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
     }
     if let Some(recurrent) = metadata.optional_bools(&key("attention.recurrent_layers"))? {
         let kind = |r: &bool| if *r { "linear_attention" } else { "full_attention" };
-        map.insert("layer_types".into(), recurrent.iter().map(kind).collect());
+        map.insert("layer_types".into(), recurrent.iter().take(n_layers(map)).map(kind).collect());
     }
     Ok(())
 }
