@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use reverie::rooms::engine::memory::{Expect, Store};
+use reverie::rooms::engine::memory::{Expect, GcSpec, Store};
 use reverie::rooms::engine::{EngineSpec, Error, Note};
 use reverie::{Go, LoadedModel, Loader};
 
@@ -139,6 +139,27 @@ fn sleeping_again_writes_what_is_new_and_forks_share() {
         let woken = store.resolve("fork-3").expect("resolve").state().expect("state");
         assert_eq!(woken.pages.get(..4), store.resolve("book").expect("resolve").manifest.pages.get(..4));
         assert_eq!(store.log("book").expect("log").len(), 2);
+    }
+}
+
+#[test]
+fn what_was_swept_away_is_written_again() {
+    for path in long_enough(200) {
+        let folder = tempfile::tempdir().expect("folder");
+        let (loaded, store) = opened(&path, folder.path());
+        let vocab = loaded.engine().model().plan().vocab;
+        let mut session = loaded.session();
+        session.sync(&ids(150, vocab, 6), &mut |_| Go::On).expect("sync");
+        let first = session.sleep("gone", Expect::Absent, Note::default()).expect("sleep");
+        store.remove("gone", Expect::Head(first.hash)).expect("removes");
+        store.gc(&GcSpec::default()).expect("collects");
+        let again = session.sleep("back", Expect::Absent, Note::default()).expect("sleep");
+        assert_eq!((again.new_bytes, again.new_pages), (first.new_bytes, first.new_pages), "{}", name(&path));
+        let want = go_on(&mut session, &[1, 2]);
+        let (other, store) = opened(&path, folder.path());
+        let manifest = store.resolve("back").expect("resolve").state().expect("state");
+        let mut woken = other.engine().wake(&manifest).expect("wake");
+        assert_eq!(go_on(&mut woken, &[1, 2]), want, "{}", name(&path));
     }
 }
 

@@ -365,7 +365,8 @@ impl Session {
             let tree = self.engine.tree();
             (tree.marks(&self.tokens), tree.known(&self.tokens))
         };
-        let mut snapshots = self.asleep.clone();
+        // What a sweep has taken away is written again where it is still known.
+        let mut snapshots: Vec<Snapshot> = self.asleep.iter().copied().filter(|s| writer.has(&s.object)).collect();
         for mark in marks {
             let position = mark.point.position();
             if snapshots.iter().any(|s| s.position == position) {
@@ -393,7 +394,8 @@ impl Session {
             let known = known.get(p).cloned().unwrap_or_default();
             let (tensors, tokens) =
                 if own.is_empty() { (known.page.windowed, known.window_tokens) } else { (own, filled) };
-            let before = self.windows_asleep.iter().find(|w| w.page == p).filter(|w| w.tokens >= tokens);
+            let before = self.windows_asleep.iter().find(|w| w.page == p && w.tokens >= tokens);
+            let before = before.filter(|w| writer.has(&w.object));
             match before {
                 Some(w) => {
                     let tensors = if w.tokens == tokens { tensors } else { Vec::new() };
