@@ -175,6 +175,24 @@ fn inspect_list_and_doctor_speak_json() {
 }
 
 #[test]
+fn inspect_tells_what_each_layer_holds() {
+    let out = reverie(&["inspect", &fixture("qwen3_mlx"), "--json"]);
+    let told: serde_json::Value = serde_json::from_slice(&out.stdout).expect("json");
+    let layers = told["layers"].as_array().expect("layers");
+    // 4 bits but 2 and 6 in one matrix each of the first layer, 3 bits and bf16 in one each of the second.
+    let parameters: Vec<_> = layers.iter().map(|l| l["parameters"].as_u64().expect("parameters")).collect();
+    assert_eq!(parameters, [43_200, 43_200]);
+    let bits: Vec<_> = layers.iter().map(|l| l["bits_per_weight"].as_f64().expect("bits")).collect();
+    assert!((4.0..6.0).contains(&bits[0]) && (6.0..8.0).contains(&bits[1]), "{bits:?}");
+    let whole = told["parameters"].as_u64().expect("parameters");
+    assert!(parameters.iter().sum::<u64>() < whole);
+    // A tower's layers are nobody's.
+    let out = reverie(&["inspect", &fixture("gemma3"), "--json"]);
+    let told: serde_json::Value = serde_json::from_slice(&out.stdout).expect("json");
+    assert!(told["layers"].as_array().expect("layers").iter().all(|l| l["parameters"] == 10_912), "{told}");
+}
+
+#[test]
 fn usage_mistakes_exit_with_2() {
     for args in
         [vec!["generate"], vec!["fly"], vec!["chat", "--top-p", "7"], vec!["generate", "x", "--memory", "4 bananas"]]

@@ -1,8 +1,11 @@
 //! `inspect`: what a checkpoint holds, layer by layer, and what it will take.
 
+use std::collections::BTreeMap;
+
+use reverie::rooms::files::{Checkpoint, View};
 use reverie::rooms::model::arch::ArchEntry;
 use reverie::rooms::model::ffn::ExpertBytes;
-use reverie::rooms::model::plan::{Lender, Part};
+use reverie::rooms::model::plan::{Layer, Lender, Part};
 use reverie::rooms::tensor::{DType, Form};
 use reverie::{Loader, locate};
 use serde_json::{Value, json};
@@ -34,7 +37,6 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let engine = loader.shadow(&checkpoint)?;
     let plan = engine.model().plan();
     let dtype = engine.cache().dtype;
-    let layers: Vec<Value> = plan.layers.iter().enumerate().map(|(i, layer)| describe(i, layer, dtype)).collect();
     let context = args.load.context.unwrap_or(plan.context.min(32_768)).min(plan.context);
     // A drafter runs beside its target only.
     let forecast = if plan.draft.is_some() { None } else { engine.forecast(context, args.batch)? };
@@ -46,7 +48,18 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let fixed: usize = engine.model().state_specs().iter().map(|s| s.fixed_bytes()).sum();
     // Asked before the tensors are looked at one by one: looking counts as use.
     let unused: Vec<&str> = checkpoint.weights.unused().collect();
-    let (tensors, parameters) = tensors(&checkpoint);
+    let held: Vec<Held> = tensors(&checkpoint);
+    let parameters: u64 = held.iter().map(|t| t.parameters).sum();
+    let mut formats = BTreeMap::new();
+    held.iter().filter_map(|t| t.format.as_ref()).for_each(|word| *formats.entry(word.clone()).or_insert(0usize) += 1);
+    let layer = |(i, layer): (usize, &Layer)| {
+        // Of a GGUF file the plan's own names are not the file's.
+        let spelt = plan.names.spell(&format!("{}.", layer.prefix), checkpoint.weights.as_ref());
+        let below = [spelt, format!("blk.{i}.")];
+        let own = held.iter().filter(|t| below.iter().any(|b| t.name.starts_with(b)) && !unused.contains(&t.name));
+        describe(i, layer, own.fold((0, 0), |(n, b), t| (n + t.parameters, b + t.bytes)), dtype)
+    };
+    let layers: Vec<Value> = plan.layers.iter().enumerate().map(layer).collect();
     let report = json!({
         "model": args.model,
         "architecture": plan.arch,
@@ -54,7 +67,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         "parameters": parameters,
         "file_bytes": checkpoint.weights.total_bytes(),
         "bits_per_weight": checkpoint.weights.total_bytes() as f64 * 8.0 / (parameters as f64).max(1.0),
-        "formats": tensors,
+        "formats": formats,
         "vocabulary": plan.vocab,
         "width": plan.width,
         "context": plan.context,
@@ -88,13 +101,16 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         count(parameters),
         bytes(checkpoint.weights.total_bytes()),
         report["bits_per_weight"].as_f64().unwrap_or(0.0),
-        tensors.iter().map(|(n, c)| format!("{c} × {n}")).collect::<Vec<_>>().join(", ")
+        formats.iter().map(|(n, c)| format!("{c} × {n}")).collect::<Vec<_>>().join(", ")
     );
     println!("vocabulary {}, width {}, context {}", plan.vocab, plan.width, plan.context);
-    println!("{:>5}  {:16} {:12} {:24} ", "layer", "mixer", "feed-forward", "state");
+    println!("{:>5}  {:16} {:12} {:>10} {:>5}  state", "layer", "mixer", "feed-forward", "parameters", "bits");
     for layer in &layers {
         let word = |k: &str| layer[k].as_str().unwrap_or("-").to_owned();
-        println!("{:>5}  {:16} {:12} {:24} ", layer["layer"], word("mixer"), word("ffn"), word("state"));
+        let (n, bits) = (count(layer["parameters"].as_u64().unwrap_or(0)), layer["bits_per_weight"].as_f64());
+        let (mixer, ffn, bits) = (word("mixer"), word("ffn"), bits.unwrap_or(0.0));
+        let i = layer["layer"].as_u64().unwrap_or(0);
+        println!("{i:>5}  {mixer:16} {ffn:12} {n:>10} {bits:>5.2}  {}", word("state"));
     }
     println!(
         "state: {} a token with --kv {}{}, {} fixed",
@@ -133,7 +149,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn describe(i: usize, layer: &reverie::rooms::model::plan::Layer, dtype: DType) -> Value {
+fn describe(i: usize, layer: &Layer, (parameters, stored): (u64, u64), dtype: DType) -> Value {
     let (mut mixers, mut ffns, mut states) = (Vec::new(), Vec::new(), Vec::new());
     let mut rewrites = Vec::new();
     for block in &layer.blocks {
@@ -159,29 +175,48 @@ fn describe(i: usize, layer: &reverie::rooms::model::plan::Layer, dtype: DType) 
     }
     let all = |words: Vec<&str>| if words.is_empty() { Value::Null } else { words.join("+").into() };
     let states = states.iter().map(String::as_str).collect();
-    json!({"layer": i, "mixer": all(mixers), "ffn": all(ffns), "rewrites": all(rewrites), "state": all(states)})
+    json!({
+        "layer": i,
+        "mixer": all(mixers),
+        "ffn": all(ffns),
+        "rewrites": all(rewrites),
+        "state": all(states),
+        "parameters": parameters,
+        "bits_per_weight": stored as f64 * 8.0 / (parameters as f64).max(1.0),
+    })
 }
 
-/// Matrices by format, and the number of weights in all tensors.
-fn tensors(checkpoint: &reverie::rooms::files::Checkpoint) -> (std::collections::BTreeMap<String, usize>, u64) {
-    let (mut counts, mut parameters) = (std::collections::BTreeMap::new(), 0u64);
-    for view in checkpoint.weights.iter() {
-        if view.name.ends_with(".scales") || view.name.ends_with(".biases") {
-            continue;
+/// A stored tensor.
+struct Held<'a> {
+    name: &'a str,
+    /// Weights that it stands for; none where it is a part of another one's.
+    parameters: u64,
+    /// On disk.
+    bytes: u64,
+    /// Of a matrix.
+    format: Option<String>,
+}
+
+fn tensors(checkpoint: &Checkpoint) -> Vec<Held<'_>> {
+    let mut all = Vec::new();
+    for View { name, shape, bytes, .. } in checkpoint.weights.iter() {
+        let mut held = Held { name, parameters: 0, bytes: bytes.len() as u64, format: None };
+        let whole = name.strip_suffix("_blocks").unwrap_or(name);
+        let a_part = [".scales", ".biases", "_scales"].iter().any(|part| name.ends_with(part));
+        match checkpoint.weights.matrix(whole).ok().filter(|_| shape.len() > 1) {
+            _ if a_part => {}
+            None => held.parameters = shape.iter().map(|&d| d as u64).product(),
+            Some(matrix) => {
+                held.parameters = matrix.shape().0 as u64 * matrix.shape().1 as u64;
+                held.format = Some(match matrix.form() {
+                    Form::Dense(d) => d.name().to_owned(),
+                    Form::Grouped(g) => format!("{}-bit/{}", g.bits, g.block),
+                });
+            }
         }
-        let matrix = checkpoint.weights.matrix(view.name).ok().filter(|_| view.shape.len() > 1);
-        let Some(matrix) = matrix else {
-            parameters += view.shape.iter().map(|&d| d as u64).product::<u64>();
-            continue;
-        };
-        let word = match matrix.form() {
-            Form::Dense(d) => d.name().to_owned(),
-            Form::Grouped(g) => format!("{}-bit/{}", g.bits, g.block),
-        };
-        parameters += matrix.shape().0 as u64 * matrix.shape().1 as u64;
-        *counts.entry(word).or_insert(0) += 1;
+        all.push(held);
     }
-    (counts, parameters)
+    all
 }
 
 fn count(n: u64) -> String {
