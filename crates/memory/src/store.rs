@@ -1,6 +1,7 @@
 //! The store as a folder: where things lie, how they are read, who may change them when. A read is verified against its name, so
 //! that torn or decayed bytes never leave this room.
 
+use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -47,6 +48,8 @@ pub(crate) struct Inner {
     pub(crate) disk: Arc<dyn Disk>,
     /// One at a time per process at the index; other processes wait at its lock file.
     pub(crate) index: Mutex<()>,
+    /// Folders of objects with names that are not durable yet.
+    pub(crate) unsynced: Mutex<BTreeSet<PathBuf>>,
     notices: Mutex<Vec<String>>,
     next_temp: AtomicU64,
 }
@@ -110,6 +113,7 @@ impl Store {
             place: place.to_owned(),
             disk,
             index: Mutex::new(()),
+            unsynced: Mutex::default(),
             notices: Mutex::default(),
             next_temp: AtomicU64::new(0),
         };
@@ -216,7 +220,11 @@ impl Store {
 
     /// Makes the names in a folder durable.
     pub(crate) fn sync_folder(&self, folder: &Path) -> Result<()> {
-        self.disk().sync_folder(folder).map_err(Error::io("flush", folder))
+        match self.disk().sync_folder(folder) {
+            // One that is gone has no names.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            done => done.map_err(Error::io("flush", folder)),
+        }
     }
 
     /// Creates folders from the store down to `folder`, each durable in the one above.

@@ -1,7 +1,7 @@
 //! Putting objects and moving heads. What is reported as written is durable; what is interrupted leaves a file in `tmp` or an object
 //! that nothing names, never a torn one and never a name that points at less than a whole state.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
@@ -30,8 +30,6 @@ pub struct Writer {
     flushing: RwLock<()>,
     /// Puts under way.
     putting: AtomicUsize,
-    /// Folders with names that are not durable yet.
-    unsynced: Mutex<BTreeSet<PathBuf>>,
     /// Objects that were found or put, and the lengths of their files: while the writer lives, they stay.
     there: Mutex<HashMap<Hash, u64>>,
     _lock: StoreLock,
@@ -77,7 +75,6 @@ impl Store {
             waiting: Mutex::default(),
             flushing: RwLock::default(),
             putting: AtomicUsize::new(0),
-            unsynced: Mutex::default(),
             there: Mutex::default(),
         })
     }
@@ -166,7 +163,9 @@ impl Writer {
             if !folder.is_dir() {
                 self.store.disk().create_folder(folder).map_err(Error::io("create", folder))?;
             }
-            self.touch(folder);
+            // Under the lock: whoever sees the file and flushes folders after that flushes this one.
+            let mut unsynced = locked(&self.store.inner.unsynced);
+            unsynced.extend(self.names_in(folder));
             file.temp.move_to(&path)
         };
         let landed = together(FLUSHERS, files.iter().map(|f| &f.temp).chain(also).collect(), Temp::flush)
@@ -211,24 +210,24 @@ impl Writer {
         if header.raw_bytes != bytes || (kind == Kind::Manifest && header.kind != Kind::Manifest) {
             return None;
         }
-        self.touch(self.store.object_path(hash).parent()?);
+        locked(&self.store.inner.unsynced).extend(self.names_in(self.store.object_path(hash).parent()?));
         Some(file_bytes)
     }
 
-    /// Notes that names in a folder of objects, and its own, are to be made durable.
-    fn touch(&self, folder: &Path) {
-        locked(&self.unsynced).extend([folder.to_owned(), self.store.path("objects")]);
+    /// Where a name in a folder of objects stands: in it, and it in the one above.
+    fn names_in(&self, folder: &Path) -> [PathBuf; 2] {
+        [folder.to_owned(), self.store.path("objects")]
     }
 
     /// Makes all that was put durable, and brings `also` to the medium.
     pub(crate) fn sync(&self, also: Option<&Temp>) -> Result<()> {
         self.settle(also)?;
-        let folders = std::mem::take(&mut *locked(&self.unsynced));
-        let synced = together(FLUSHERS, folders.iter().collect(), |folder: &PathBuf| self.store.sync_folder(folder));
-        if synced.is_err() {
-            locked(&self.unsynced).extend(folders);
-        }
-        synced
+        // Also what other writers of this process moved in: it may be what this one found. Held, so that nobody reports what another one is
+        // still at.
+        let mut folders = locked(&self.store.inner.unsynced);
+        together(FLUSHERS, folders.iter().collect(), |folder: &PathBuf| self.store.sync_folder(folder))?;
+        folders.clear();
+        Ok(())
     }
 
     /// As [`sync`](Writer::sync), while the index takes up commits; they need not be in their places yet.

@@ -317,6 +317,18 @@ fn a_name_moves_when_all_below_it_is_durable() {
     let big = state(&writer, &[3; 40]);
     writer.commit("many", Expect::Absent, &big).expect("commits");
     drop(writer);
+    // One who finds what another one has put and not reported.
+    let (one, two) = (ledgered.writer().expect("writer"), ledgered.writer().expect("writer"));
+    let pages: Vec<Hash> =
+        (0..30).map(|i| one.put(&[&crate::stand::noise(1 << 30 | i, 600)]).expect("put").hash).collect();
+    assert!(two.has(&pages[0]), "moved in, since too many wait");
+    let tokens = (0..crate::stand::PAGE as u32).collect();
+    let borrowed =
+        Manifest { tokens, pages: pages[..1].to_vec(), page_tokens: crate::stand::PAGE, ..Manifest::default() };
+    two.commit("borrowed", Expect::Absent, &borrowed).expect("commits");
+    drop(one);
+    two.store().remove("borrowed", Expect::Any).expect("removes");
+    drop(two);
     ledgered.fork("trip@1", "fork").or_else(|_| ledgered.fork("trip~1", "fork")).expect("forks");
     ledgered.import(&file, None, &mut |_| {}).expect("imports");
     ledgered
@@ -324,8 +336,57 @@ fn a_name_moves_when_all_below_it_is_durable() {
         .unwrap();
     assert_eq!(ledger.unsynced.lock().unwrap().len(), 0);
     assert!(ledger.unflushed.lock().unwrap().is_empty());
-    assert_eq!(ledger.names.load(Ordering::Relaxed), 9);
+    assert_eq!(ledger.names.load(Ordering::Relaxed), 10);
     sound(&ledgered);
+}
+
+#[test]
+fn who_shares_a_writer_reports_only_what_is_in_its_place() {
+    /// The real disk, slow to flush.
+    #[derive(Debug)]
+    struct Slow;
+    impl Disk for Slow {
+        fn create_folder(&self, path: &Path) -> io::Result<()> {
+            RealDisk.create_folder(path)
+        }
+        fn write_new(&self, path: &Path, parts: &[&[u8]]) -> io::Result<File> {
+            RealDisk.write_new(path, parts)
+        }
+        fn flush(&self, file: &File) -> io::Result<()> {
+            std::thread::sleep(std::time::Duration::from_millis(3));
+            RealDisk.flush(file)
+        }
+        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+            RealDisk.rename(from, to)
+        }
+        fn sync_folder(&self, path: &Path) -> io::Result<()> {
+            RealDisk.sync_folder(path)
+        }
+        fn remove(&self, path: &Path) -> io::Result<()> {
+            RealDisk.remove(path)
+        }
+    }
+    let (_folder, store) = store();
+    let slow = Store::open_on(store.place(), Arc::new(Slow)).expect("opens");
+    let writer = slow.writer().expect("writer");
+    std::thread::scope(|scope| {
+        for thread in 0..6u64 {
+            let (writer, store) = (&writer, &store);
+            scope.spawn(move || {
+                for i in 0..6 {
+                    let noise = |n| crate::stand::noise(thread << 20 | i << 10 | n, crate::stand::PAGE_BYTES);
+                    let pages: Vec<Hash> = (0..5).map(|n| writer.put(&[&noise(n)]).expect("put").hash).collect();
+                    let tokens = (0..pages.len() as u32 * 8).collect();
+                    let page_tokens = crate::stand::PAGE;
+                    let manifest = Manifest { tokens, pages, page_tokens, ..Manifest::default() };
+                    writer.commit(&format!("{thread}-{i}"), Expect::Absent, &manifest).expect("commits");
+                    manifest.objects().for_each(|object| drop(store.get(object).expect("was reported")));
+                }
+            });
+        }
+    });
+    drop(writer);
+    assert_eq!(store.fsck(FsckRun::Check, &mut |_, _| {}).expect("fsck runs").findings, []);
 }
 
 /// The real disk, on which flushing fails from some file on.
