@@ -14,7 +14,7 @@ use crate::isa::ReadAhead;
 use crate::ops::panel::{
     Bytes, DecodeScales, Expand, ExpandFloat, GroupedLayout, GroupedSlice, Packed, SLICE, Table, UNIT, Width,
 };
-use crate::simd::{Dot, LANES};
+use crate::simd::{Dot, Kernel, LANES};
 
 /// Columns of a block: a multiple of every tile.
 pub(crate) const BLOCK_COLUMNS: usize = 256;
@@ -79,11 +79,11 @@ impl<'a> GroupedPanels<'a> {
         self.layout.slices(self.k, &self.bytes[..self.stride])
     }
 
-    /// This slice of panel `p`, its scales decoded.
-    unsafe fn decode<S: Dot>(&self, slice: GroupedSlice<'_>, p: usize, scratch: &mut Scratch) -> Slice {
+    /// This slice of panel `p`, and what decodes its scales.
+    unsafe fn slice(&self, slice: GroupedSlice<'_>, p: usize, scratch: &mut Scratch) -> (DecodeScales, Slice) {
         let layout = self.layout;
         let (scales, biases) = (scratch.scales[p].as_mut_ptr().cast(), scratch.biases[p].as_mut_ptr().cast());
-        S::enter(DecodeScales {
+        let decode = DecodeScales {
             kind: layout.scales,
             bytes: slice.scales.as_ptr().add(p * self.stride),
             unit_bytes: layout.scale_unit_bytes,
@@ -91,8 +91,8 @@ impl<'a> GroupedPanels<'a> {
             scales,
             biases,
             ahead: self.ahead,
-        });
-        Slice {
+        };
+        let slice = Slice {
             codes: slice.codes.as_ptr().add(p * self.stride),
             table: layout.table.as_ref().map_or(std::ptr::null(), |t| t.as_ptr()),
             zero: layout.zero,
@@ -101,7 +101,15 @@ impl<'a> GroupedPanels<'a> {
             units_per_scale_log2: (layout.block / UNIT).checked_ilog2().unwrap_or(0),
             units: slice.k / UNIT,
             ahead: self.ahead,
-        }
+        };
+        (decode, slice)
+    }
+
+    /// This slice of panel `p`, its scales decoded.
+    unsafe fn decode<S: Dot>(&self, slice: GroupedSlice<'_>, p: usize, scratch: &mut Scratch) -> Slice {
+        let (decode, slice) = self.slice(slice, p, scratch);
+        S::enter(decode);
+        slice
     }
 }
 
@@ -137,12 +145,12 @@ pub(crate) unsafe fn int_panels<S: Dot>(
     let fused = S::FUSED && matches!(to - from, 1 | 4);
     for slice in panels.slices() {
         let u = slice.at / UNIT;
-        let mut slices = [panels.decode::<S>(slice, 0, scratch); PAIR];
         if fused {
             let x = x.at_column(from, all).at_unit(u, to - from);
-            with_width!(S, layout, few_columns((slices[0], x, acc), to - from, halves));
+            with_width!(S, layout, few_columns(panels.slice(slice, 0, scratch), (x, acc), to - from, halves));
             continue;
         }
+        let mut slices = [panels.decode::<S>(slice, 0, scratch); PAIR];
         for (p, own) in slices.iter_mut().enumerate().take(panels.count) {
             if p > 0 {
                 *own = panels.decode::<S>(slice, p, scratch);
@@ -191,13 +199,36 @@ unsafe fn int_tile<S: Dot, W: Width, const P: usize, const C: usize>(
     }
 }
 
-/// The tiles whose codes are taken apart in registers: a token, and the few of a small batch.
-unsafe fn few_columns<S: Dot, W: Width>((slice, x, acc): (Slice, Columns, *mut f32), width: usize, halves: bool) {
-    if S::FUSED {
-        match width {
-            1 => int_tile::<S, W, 1, 1>([slice], x, [acc], halves),
-            _ => int_tile::<S, W, 1, 4>([slice], x, [acc], halves),
+/// The tiles whose codes are taken apart in registers: a token, and the few of a small batch. A token's has its scales decoded
+/// in the same call, so that neither waits for the other's memory.
+unsafe fn few_columns<S: Dot, W: Width>(
+    (decode, slice): (DecodeScales, Slice),
+    (x, acc): (Columns, *mut f32),
+    width: usize,
+    halves: bool,
+) {
+    if !S::FUSED {
+        return;
+    }
+    let (slices, acc) = ([slice], [acc]);
+    match (width, halves) {
+        (1, true) => S::enter(Then(decode, IntTile::<W, 1, 1, true> { slices, x, acc, width: PhantomData })),
+        (1, false) => S::enter(Then(decode, IntTile::<W, 1, 1, false> { slices, x, acc, width: PhantomData })),
+        _ => {
+            S::enter(decode);
+            int_tile::<S, W, 1, 4>(slices, x, acc, halves);
         }
+    }
+}
+
+/// One kernel after the other.
+struct Then<A, B>(A, B);
+
+impl<A: Kernel, B: Kernel> Kernel for Then<A, B> {
+    #[inline(always)]
+    unsafe fn run<S: Dot>(self) {
+        self.0.run::<S>();
+        self.1.run::<S>();
     }
 }
 
