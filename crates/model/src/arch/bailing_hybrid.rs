@@ -57,6 +57,7 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
     let source = source.with_default("first_k_dense_replace", 2).with_default("linear_conv_kernel_dim", 4);
     let config = &source.config;
     let group = config.usize_or("layer_group_size", 6)?.max(1);
+    let names = source.names().with_leaves(LEAVES);
     let mut plan = source.decoder(ENTRY.name, NormWeight::Plain, |i| {
         let kind =
             source.layer_kind(i, |i| if (i + 1) % group == 0 { "full_attention" } else { "linear_attention" })?;
@@ -73,8 +74,9 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
             }
             "full_attention" => {
                 let mut mixer = mla::Spec::from_config(config)?;
-                // Queries come from the stream, whatever `q_lora_rank` says.
-                mixer.q_rank = None;
+                // Where the checkpoint has no latent of queries, `q_lora_rank` means nothing.
+                let down = names.spell(&format!("model.layers.{i}.self_attn.q_a_proj.weight"), source.weights);
+                mixer.q_rank = mixer.q_rank.filter(|_| source.weights.contains(&down));
                 mixer.head_gate = Some("head_gate");
                 Box::new(mixer)
             }
