@@ -12,6 +12,7 @@ use reverie_tensor::backend::{PAGE_TOKENS, SPAN_PAGES};
 use reverie_tensor::{AttendSpec, Class, DType, Error, KvSegment, Reach, Result, Tensor};
 
 use super::{host, kv, split};
+use crate::isa::Caches;
 use crate::simd::{LANES, Lanes};
 use crate::{Cpu, dispatch};
 use kv::Element;
@@ -106,6 +107,7 @@ struct Call<'a> {
     cut: Cut,
     q: &'a [f32],
     sinks: Option<&'a [f32]>,
+    caches: Caches,
 }
 
 /// See `Backend::attend`.
@@ -151,7 +153,10 @@ pub(crate) fn run(cpu: &Cpu, q: &Tensor, segments: &[KvSegment<'_>], spec: &Atte
     let cut = Cut::new(cpu.threads(), t, keys, spec);
     let mut buffer = cpu.memory.take(cut.workspace * size_of::<f32>(), Class::Scratch)?;
     let work = split::Parts::new(buffer.cast_mut::<f32>().ok_or_else(|| host::elsewhere("attend"))?);
-    let (out, call) = (split::Parts::new(out), Call { spec, cut, q: values, sinks });
+    // A page that one token sees is read once a token; later rows would read it again.
+    let caches = cpu.read_ahead.map_or(Caches::Fill, |a| a.caches);
+    let caches = if segments.iter().all(|s| s.rows.len() <= 1) { caches } else { Caches::Fill };
+    let (out, call) = (split::Parts::new(out), Call { spec, cut, q: values, sinks, caches });
     let blocks = blocks(segments, g, cut.block_rows);
     if cut.by_span {
         by_span(cpu, &call, &blocks, (&work, &out));
@@ -386,6 +391,7 @@ unsafe fn chain_of<S: Lanes, E: Element>(call: &Call<'_>, block: &Block<'_>, (sp
                 softcap: spec.softcap,
                 next_keys: next,
                 next_values: next.wrapping_add(kv.k_dim * PAGE_TOKENS),
+                caches: call.caches,
             };
             let first = page * PAGE_TOKENS;
             let none = Pair { query: call.q.as_ptr(), running: running(0), from: 0, to: 0, kept: !0 };

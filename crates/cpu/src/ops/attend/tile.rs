@@ -8,6 +8,7 @@ use std::ops::Range;
 use reverie_tensor::backend::PAGE_TOKENS;
 
 use super::super::kv::Element;
+use crate::isa::Caches;
 use crate::simd::{LANES, Lanes, hmax, math, sum};
 
 /// Vectors of a page's tokens.
@@ -139,6 +140,25 @@ pub(super) struct Tile<E> {
     pub next_keys: *const E,
     /// The same of its values.
     pub next_values: *const E,
+    /// Whether pages are wanted again soon.
+    pub caches: Caches,
+}
+
+impl<E> Tile<E> {
+    /// Asks for these elements of the next page.
+    #[inline(always)]
+    unsafe fn ask<S: Lanes>(&self, from: *const E, elements: usize) {
+        for line in (0..elements * size_of::<E>()).step_by(LINE_BYTES) {
+            let p = from.cast::<u8>().wrapping_add(line);
+            // SAFETY: any address will do.
+            unsafe {
+                match self.caches {
+                    Caches::Fill => S::fetch(p),
+                    Caches::Pass => S::fetch_past(p),
+                }
+            }
+        }
+    }
 }
 
 /// Bytes that one prefetch brings.
@@ -300,9 +320,7 @@ unsafe fn scores<S: Lanes, E: Element, const R: usize, const V: usize>(
                 for (v, key) in keys.iter_mut().enumerate() {
                     *key = E::load::<S>(column.add(v * LANES));
                 }
-                for line in (0..V * LANES * size_of::<E>()).step_by(LINE_BYTES) {
-                    S::fetch(ahead.cast::<u8>().wrapping_add(line));
-                }
+                tile.ask::<S>(ahead, V * LANES);
                 ahead = ahead.wrapping_add(V * LANES);
                 for (pair, acc) in pairs.iter().zip(&mut acc) {
                     let q = S::splat(*pair.query.add(d));
@@ -415,9 +433,7 @@ unsafe fn strip<S: Lanes, E: Element, const R: usize, const U: usize>(
             for (u, value) in values.iter_mut().enumerate() {
                 *value = E::load_n::<S>(row.add(u * LANES), n);
             }
-            for line in (0..U * LANES * size_of::<E>()).step_by(LINE_BYTES) {
-                S::fetch(ahead.cast::<u8>().wrapping_add(line));
-            }
+            tile.ask::<S>(ahead, U * LANES);
             ahead = ahead.wrapping_add(U * LANES);
             for (w, acc) in weights.iter().zip(&mut acc) {
                 let w = S::splat(*w.add(slot));
