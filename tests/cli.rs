@@ -73,6 +73,19 @@ fn the_embedded_model_answers_a_pipe() {
 }
 
 #[test]
+fn a_reader_that_leaves_is_not_an_error() {
+    let folder = fixture("llama");
+    let verbs: [&[&str]; 4] = [&["list"], &["doctor"], &["inspect", &folder], &["inspect", &folder, "--json"]];
+    for args in verbs {
+        let mut verb = Command::new(env!("CARGO_BIN_EXE_reverie"));
+        let mut child = verb.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+        drop(child.stdout.take());
+        let out = child.wait_with_output().expect("ends");
+        assert!(out.status.success() && out.stderr.is_empty(), "{args:?}: {}", text(&out.stderr));
+    }
+}
+
+#[test]
 fn it_recalls_what_it_was_told_two_turns_ago() {
     let out = with_input(&["chat", "--temperature", "0"], "The code for Zoe is 4711.\nWhat is the code for Zoe?\n");
     assert!(text(&out.stdout).contains("4711"), "{}", text(&out.stdout));

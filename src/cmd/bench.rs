@@ -138,9 +138,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         report.plot(path)?;
     }
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report.json())?)
+        say!("{}", serde_json::to_string_pretty(&report.json())?)?;
     } else {
-        report.print()
+        report.print()?;
     }
     Ok(())
 }

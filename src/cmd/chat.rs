@@ -109,9 +109,9 @@ struct Talk<'a> {
 
 impl Talk<'_> {
     fn interactive(&mut self) -> anyhow::Result<()> {
-        println!("{} · /help for commands, Ctrl-D to leave", self.model.summary());
+        say!("{} · /help for commands, Ctrl-D to leave", self.model.summary())?;
         if let Some(name) = self.conversation.name().filter(|_| self.conversation.turns() > 0) {
-            println!("'{name}' is awake after {} exchanges", self.conversation.turns());
+            say!("'{name}' is awake after {} exchanges", self.conversation.turns())?;
         }
         let mut editor = rustyline::DefaultEditor::new()?;
         let history = history_file();
@@ -129,7 +129,7 @@ impl Talk<'_> {
                         break;
                     }
                 }
-                Err(ReadlineError::Interrupted) => println!("(Ctrl-D or /quit leaves)"),
+                Err(ReadlineError::Interrupted) => say!("(Ctrl-D or /quit leaves)")?,
                 Err(ReadlineError::Eof) => break,
                 Err(e) => return Err(e.into()),
             }
@@ -157,20 +157,20 @@ impl Talk<'_> {
         let line = line.trim();
         match line.split_once(' ').map_or((line, ""), |(word, rest)| (word, rest.trim())) {
             ("", _) => {}
-            ("/help", _) => println!("{HELP}"),
+            ("/help", _) => say!("{HELP}")?,
             ("/quit" | "/exit", _) => return Ok(false),
             ("/reset", _) => {
                 self.conversation.reset();
-                println!("(forgotten)");
+                say!("(forgotten)")?;
             }
             ("/system", text) => {
                 self.conversation.set_system((!text.is_empty()).then_some(text));
-                println!("(system message {})", if text.is_empty() { "removed" } else { "set" });
+                say!("(system message {})", if text.is_empty() { "removed" } else { "set" })?;
             }
-            ("/stats", _) => self.stats(),
-            ("/state", _) => self.state(),
+            ("/stats", _) => self.stats()?,
+            ("/state", _) => self.state()?,
             ("/fold", _) => self.fold()?,
-            (word, _) if word.starts_with('/') => println!("(no command {word}; /help lists them)"),
+            (word, _) if word.starts_with('/') => say!("(no command {word}; /help lists them)")?,
             _ => self.ask(line)?,
         }
         Ok(true)
@@ -216,14 +216,14 @@ impl Talk<'_> {
         bar.finish_and_clear();
         match finish {
             Ok(finish) => {
-                println!();
+                say!()?;
                 match &finish.reason {
-                    Reason::Cancelled => println!("(stopped)"),
-                    Reason::Context => println!(
+                    Reason::Cancelled => say!("(stopped)")?,
+                    Reason::Context => say!(
                         "(the context of {} tokens is full; /fold goes on from a summary, /reset starts anew)",
                         self.model.engine().context()
-                    ),
-                    Reason::Length => println!("(stopped at --max-tokens)"),
+                    )?,
+                    Reason::Length => say!("(stopped at --max-tokens)")?,
                     _ => {}
                 }
                 self.totals.prompt += finish.usage.prompt_tokens;
@@ -233,12 +233,12 @@ impl Talk<'_> {
                 self.sleep()
             }
             Err(e @ ChatError::NoRoom { .. }) => {
-                println!("({e}; /fold goes on from a summary)");
+                say!("({e}; /fold goes on from a summary)")?;
                 Ok(())
             }
             // A question that cannot be asked leaves the conversation as it was; say why and go on.
             Err(e) if std::io::stdin().is_terminal() => {
-                println!("error: {e}");
+                say!("error: {e}")?;
                 Ok(())
             }
             Err(e) => Err(e.into()),
@@ -253,10 +253,10 @@ impl Talk<'_> {
         Ok(())
     }
 
-    fn state(&self) {
+    fn state(&self) -> std::io::Result<()> {
         match self.conversation.name() {
-            Some(name) => println!("'{name}', {} exchanges", self.conversation.turns()),
-            None => println!("(this conversation has no name; start with --state NAME to keep it)"),
+            Some(name) => say!("'{name}', {} exchanges", self.conversation.turns()),
+            None => say!("(this conversation has no name; start with --state NAME to keep it)"),
         }
     }
 
@@ -267,19 +267,18 @@ impl Talk<'_> {
         let done =
             self.conversation.fold(self.model.voice(), &self.fold_prompt, recent, spec, &mut |p| follow(&bar, p));
         bar.finish_and_clear();
-        println!("(folded; going on from this summary and the last {recent} exchanges)\n{}", done?);
+        say!("(folded; going on from this summary and the last {recent} exchanges)\n{}", done?)?;
         Ok(())
     }
 
-    fn stats(&self) {
+    fn stats(&self) -> std::io::Result<()> {
         let Some(last) = &self.last else {
-            println!("(nothing asked yet)");
-            return;
+            return say!("(nothing asked yet)");
         };
         let u = last.usage;
         let rate = |n: usize, t: std::time::Duration| n as f64 / t.as_secs_f64().max(1e-9);
         let read = u.prompt_tokens - u.reused_tokens;
-        println!(
+        say!(
             "last: prompt {} tokens ({} reused, {} read at {:.0} tok/s), answer {} tokens at {:.0} tok/s",
             u.prompt_tokens,
             u.reused_tokens,
@@ -287,36 +286,39 @@ impl Talk<'_> {
             rate(read, u.prefill),
             u.answer_tokens,
             rate(u.answer_tokens, u.decode)
-        );
-        println!(
+        )?;
+        say!(
             "all:  prompts {}, reused {}, answers {} tokens",
-            self.totals.prompt, self.totals.reused, self.totals.answer
-        );
+            self.totals.prompt,
+            self.totals.reused,
+            self.totals.answer
+        )?;
         let kept = self.model.engine().kept();
-        println!(
+        say!(
             "kept: {} for later; {} of {} reads found something, {} tokens saved, {} pages and marks given up",
             bytes(kept.held_bytes),
             kept.counters.hits,
             kept.counters.hits + kept.counters.misses,
             kept.counters.tokens_saved,
             kept.counters.evictions
-        );
+        )?;
         if let Some(d) = kept.counters.divergences.back() {
             let say = |ids: &[u32]| self.model.voice().decode(ids).unwrap_or_default();
-            println!("diverged: at token {}, known {:?}, asked {:?}", d.at, say(&d.known), say(&d.asked));
+            say!("diverged: at token {}, known {:?}, asked {:?}", d.at, say(&d.known), say(&d.asked))?;
         }
         let usage = self.model.engine().model().backend().memory().usage();
-        println!(
+        say!(
             "state: {} of {} tokens, {}; memory {} (peak {})",
             self.conversation.session().tokens().len(),
             self.model.engine().context(),
             bytes(self.conversation.session().state_bytes() as u64),
             bytes(usage.total),
             bytes(usage.peak)
-        );
+        )?;
         if let Some(line) = experts_line(self.model.engine().model()) {
-            println!("{line}");
+            say!("{line}")?;
         }
+        Ok(())
     }
 }
 

@@ -24,10 +24,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     if args.json {
         let map: serde_json::Map<String, serde_json::Value> = rows.into_iter().map(|(k, v)| (k, v.into())).collect();
-        println!("{}", serde_json::to_string_pretty(&map)?);
+        say!("{}", serde_json::to_string_pretty(&map)?)?;
     } else {
         for (name, value) in rows {
-            println!("{name:28} {value}");
+            say!("{name:28} {value}")?;
         }
     }
     Ok(())

@@ -165,7 +165,7 @@ impl Out {
 
     fn end(self, finish: &Finish, experts: Value) -> anyhow::Result<()> {
         if !self.json {
-            println!();
+            say!()?;
             return Ok(());
         }
         let u = finish.usage;
@@ -181,7 +181,7 @@ impl Out {
             "decode_ms": u.decode.as_secs_f64() * 1e3,
             "experts": experts,
         });
-        println!("{}", serde_json::to_string_pretty(&value)?);
+        say!("{}", serde_json::to_string_pretty(&value)?)?;
         Ok(())
     }
 }

@@ -92,27 +92,27 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         "unused_tensors": unused,
     });
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        say!("{}", serde_json::to_string_pretty(&report)?)?;
         return Ok(());
     }
-    println!("{} ({})", plan.arch, arch.map_or("", |a| a.about));
-    println!(
+    say!("{} ({})", plan.arch, arch.map_or("", |a| a.about))?;
+    say!(
         "{} parameters, {} on disk, {:.2} bits a weight; {}",
         count(parameters),
         bytes(checkpoint.weights.total_bytes()),
         report["bits_per_weight"].as_f64().unwrap_or(0.0),
         formats.iter().map(|(n, c)| format!("{c} × {n}")).collect::<Vec<_>>().join(", ")
-    );
-    println!("vocabulary {}, width {}, context {}", plan.vocab, plan.width, plan.context);
-    println!("{:>5}  {:16} {:12} {:>10} {:>5}  state", "layer", "mixer", "feed-forward", "parameters", "bits");
+    )?;
+    say!("vocabulary {}, width {}, context {}", plan.vocab, plan.width, plan.context)?;
+    say!("{:>5}  {:16} {:12} {:>10} {:>5}  state", "layer", "mixer", "feed-forward", "parameters", "bits")?;
     for layer in &layers {
         let word = |k: &str| layer[k].as_str().unwrap_or("-").to_owned();
         let (n, bits) = (count(layer["parameters"].as_u64().unwrap_or(0)), layer["bits_per_weight"].as_f64());
         let (mixer, ffn, bits) = (word("mixer"), word("ffn"), bits.unwrap_or(0.0));
         let i = layer["layer"].as_u64().unwrap_or(0);
-        println!("{i:>5}  {mixer:16} {ffn:12} {n:>10} {bits:>5.2}  {}", word("state"));
+        say!("{i:>5}  {mixer:16} {ffn:12} {n:>10} {bits:>5.2}  {}", word("state"))?;
     }
-    println!(
+    say!(
         "state: {} a token with --kv {}{}, {} fixed",
         bytes(per_token as u64),
         engine.cache().name,
@@ -121,9 +121,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             windowed => format!(" and {} for each of the last {window}", bytes(windowed as u64)),
         },
         bytes(fixed as u64)
-    );
+    )?;
     if experts != ExpertBytes::default() {
-        println!(
+        say!(
             "experts: {} packed, {} read by a token; {}",
             bytes(experts.all),
             bytes(experts.a_token),
@@ -132,19 +132,19 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             } else {
                 "packed at load (--experts lazy leaves them in the file)".into()
             }
-        );
+        )?;
     }
     if let Some(f) = forecast {
-        println!(
+        say!(
             "forecast for {} × {context} tokens: weights {}, state {}, peak {}",
             args.batch,
             bytes(f.weights_bytes + f.experts_bytes),
             bytes(f.state_bytes),
             bytes(f.peak_bytes)
-        );
+        )?;
     }
     if !unused.is_empty() {
-        println!("{} tensors are not run: {}", unused.len(), summarise(&unused));
+        say!("{} tensors are not run: {}", unused.len(), summarise(&unused))?;
     }
     Ok(())
 }

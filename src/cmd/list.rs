@@ -33,17 +33,17 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             |rows: &[(String, String)]| -> Value { rows.iter().map(|(n, a)| json!({"name": n, "about": a})).collect() };
         let map: serde_json::Map<String, Value> =
             all.iter().filter(|(n, _)| wanted(n)).map(|(n, r)| ((*n).to_owned(), rows(r))).collect();
-        println!("{}", serde_json::to_string_pretty(&map)?);
+        say!("{}", serde_json::to_string_pretty(&map)?)?;
         return Ok(());
     }
     for (name, rows) in all.iter().filter(|(n, _)| wanted(n)) {
-        println!("{name}");
+        say!("{name}")?;
         for (row, about) in rows {
-            println!("  {row:20} {about}");
+            say!("  {row:20} {about}")?;
         }
     }
     if wanted("samplers") {
-        println!("sampling parameters: {}", PARAMS.iter().map(|p| p.name).collect::<Vec<_>>().join(", "));
+        say!("sampling parameters: {}", PARAMS.iter().map(|p| p.name).collect::<Vec<_>>().join(", "))?;
     }
     Ok(())
 }

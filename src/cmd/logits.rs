@@ -65,6 +65,6 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let mut tensors = vec![FloatTensor { name: "logits".into(), shape: vec![t, vocab], values: logits }];
     tensors.extend(hidden.into_iter().map(|(name, (d, values))| FloatTensor { name, shape: vec![t, d], values }));
     write_floats(&args.out, &tensors)?;
-    println!("{t} tokens, {} tensors -> {}", tensors.len(), args.out.display());
+    say!("{t} tokens, {} tensors -> {}", tensors.len(), args.out.display())?;
     Ok(())
 }

@@ -1,5 +1,13 @@
 //! The verbs, one file each, and the arguments that they share.
 
+/// Prints a line and gives what became of it: `println!` would panic where nobody reads any more (`… | head`).
+macro_rules! say {
+    ($($line:tt)*) => {{
+        use std::io::Write as _;
+        writeln!(std::io::stdout().lock(), $($line)*)
+    }};
+}
+
 mod bench;
 mod chat;
 mod doctor;

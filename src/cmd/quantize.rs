@@ -54,9 +54,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             "source_bytes": plan.source_bytes,
             "target_bytes": plan.target_bytes,
         });
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        say!("{}", serde_json::to_string_pretty(&report)?)?;
     } else {
-        println!(
+        say!(
             "{} matrices at {} bits, {} tensors kept; {} -> {} in {}",
             plan.quantised,
             args.bits,
@@ -64,7 +64,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             bytes(plan.source_bytes),
             bytes(plan.target_bytes),
             args.target.display()
-        );
+        )?;
     }
     Ok(())
 }

@@ -80,16 +80,16 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             "computed_tokens": synced.computed,
             "state_bytes": session.state_bytes(),
         });
-        println!("{}", serde_json::to_string_pretty(&value)?);
+        say!("{}", serde_json::to_string_pretty(&value)?)?;
     } else {
-        println!(
+        say!(
             "{} tokens asleep as '{}' ({} were known, {} read; {})",
             session.tokens().len(),
             args.state,
             synced.reused,
             synced.computed,
             bytes(session.state_bytes() as u64)
-        );
+        )?;
     }
     Ok(())
 }

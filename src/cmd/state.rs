@@ -95,17 +95,17 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Verb::Rm { name } => remove(&store, &name, out),
         Verb::Rename { from, to } => {
             store.rename(&from, &to)?;
-            out.say(json!({"renamed": from, "to": to}), || println!("{from} is now {to}"))
+            out.say(json!({"renamed": from, "to": to}), || say!("{from} is now {to}"))
         }
         Verb::Fork { from, new, at } => {
             let from = at.map_or(from.clone(), |turn| format!("{from}@{turn}"));
             let head = store.fork(&from, &new)?;
-            out.say(json!({"from": from, "name": new, "head": head}), || println!("{new} at {}", head.short()))
+            out.say(json!({"from": from, "name": new, "head": head}), || say!("{new} at {}", head.short()))
         }
         Verb::Tag { spec, label } => {
             let tag = store.tag(&spec, &label)?;
             let report = json!({"label": label, "manifest": tag.manifest, "tokens": tag.tokens});
-            out.say(report, || println!("{label} is {} at token {}", tag.manifest.short(), tag.tokens))
+            out.say(report, || say!("{label} is {} at token {}", tag.manifest.short(), tag.tokens))
         }
         Verb::Export(args) => carry::export(&store, &args, out),
         Verb::Import(args) => carry::import(&store, &args, out),
@@ -123,11 +123,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 fn remove(store: &Store, name: &str, out: Out) -> anyhow::Result<()> {
     if store.tags()?.iter().any(|t| t.label == name) {
         store.untag(name)?;
-        return out.say(json!({"removed_tag": name}), || println!("tag {name} removed"));
+        return out.say(json!({"removed_tag": name}), || say!("tag {name} removed"));
     }
     let head = store.remove(name, Expect::Any)?;
     out.say(json!({"removed": name, "head": head}), || {
-        println!("{name} removed; until the next gc `reverie state fork {} {name}` brings it back", head.short());
+        say!("{name} removed; until the next gc `reverie state fork {} {name}` brings it back", head.short())?;
+        Ok(())
     })
 }
 
@@ -139,11 +140,11 @@ struct Out {
 
 impl Out {
     /// Prints the report as JSON, or runs the sentence for people.
-    fn say(self, report: Value, people: impl FnOnce()) -> anyhow::Result<()> {
+    fn say(self, report: Value, people: impl FnOnce() -> std::io::Result<()>) -> anyhow::Result<()> {
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&report)?);
+            say!("{}", serde_json::to_string_pretty(&report)?)?;
         } else {
-            people();
+            people()?;
         }
         Ok(())
     }

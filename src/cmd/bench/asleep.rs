@@ -127,23 +127,23 @@ pub fn run(engine: &Arc<Engine>, name: &str, tokens: usize, runs: usize, as_json
         "again_over_sleep": again_ms / sleep_ms,
     });
     if as_json {
-        println!("{}", serde_json::to_string_pretty(&value)?);
+        say!("{}", serde_json::to_string_pretty(&value)?)?;
         return Ok(());
     }
-    println!("{name}: {tokens} tokens, {} of state, {} on disk", bytes(first.state_bytes), bytes(first.disk_bytes));
-    println!("read       {read_ms:10.1} ms");
-    println!("sleep      {sleep_ms:10.1} ms");
-    println!(
+    say!("{name}: {tokens} tokens, {} of state, {} on disk", bytes(first.state_bytes), bytes(first.disk_bytes))?;
+    say!("read       {read_ms:10.1} ms")?;
+    say!("sleep      {sleep_ms:10.1} ms")?;
+    say!(
         "again      {again_ms:10.1} ms   {:.1} % of the first, after {TURN_TOKENS} more tokens; {} written for {} new pages of {}",
         again_ms / sleep_ms * 100.0,
         bytes(again.disk_bytes + manifest_bytes),
         again.new_pages,
         bytes(page_bytes(engine)),
-    );
-    println!("fork       {fork_ms:10.3} ms   {} copied", bytes(copied));
-    println!("wake       {wake_ms:10.1} ms   {:.1} times as fast as reading", read_ms / wake_ms);
-    println!("to logits  {logits_ms:10.1} ms   from its last row; {decode_ms:.1} ms with one more token read");
-    println!("plain loop {plain_ms:10.1} ms   waking takes {:.2} times as long", wake_ms / plain_ms);
+    )?;
+    say!("fork       {fork_ms:10.3} ms   {} copied", bytes(copied))?;
+    say!("wake       {wake_ms:10.1} ms   {:.1} times as fast as reading", read_ms / wake_ms)?;
+    say!("to logits  {logits_ms:10.1} ms   from its last row; {decode_ms:.1} ms with one more token read")?;
+    say!("plain loop {plain_ms:10.1} ms   waking takes {:.2} times as long", wake_ms / plain_ms)?;
     Ok(())
 }
 

@@ -126,31 +126,37 @@ impl Report {
     }
 
     /// For people.
-    pub fn print(&self) {
-        println!(
+    pub fn print(&self) -> std::io::Result<()> {
+        say!(
             "{} · {} threads · {} · read bandwidth {:.1} GB/s",
             self.name,
             self.threads,
             self.isa,
             self.bandwidth / 1e9
-        );
-        println!(
+        )?;
+        say!(
             "load {:.0} ms, first token {:.1} ms, weights {}, peak {}{}",
             self.load_ms,
             self.first_ms,
             bytes(self.weights_bytes),
             bytes(self.peak_bytes),
             self.resident_bytes.map_or(String::new(), |b| format!(" (resident {})", bytes(b)))
-        );
+        )?;
         if let Some(line) = &self.experts.0 {
-            println!("{line}");
+            say!("{line}")?;
         }
-        println!(
+        say!(
             "{:8} {:>7} {:>10} {:>19} {:>14} {:>10} {:>7}",
-            "test", "depth", "tokens/s", "spread", "bytes/token", "bandwidth", "missed"
-        );
+            "test",
+            "depth",
+            "tokens/s",
+            "spread",
+            "bytes/token",
+            "bandwidth",
+            "missed"
+        )?;
         for r in &self.rows {
-            println!(
+            say!(
                 "{:8} {:>7} {:>10.1} {:>9.1}-{:<9.1} {:>14} {:>10} {:>7}",
                 r.what,
                 r.depth,
@@ -160,8 +166,9 @@ impl Report {
                 r.bytes_per_token.map_or("-".into(), bytes),
                 r.share.map_or("-".into(), |s| format!("{:.0} %", s * 100.0)),
                 r.missed.map_or("-".into(), |m| format!("{:.0} %", m * 100.0))
-            );
+            )?;
         }
+        Ok(())
     }
 
     /// Speeds over depth.

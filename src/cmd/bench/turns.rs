@@ -92,18 +92,18 @@ pub fn run(engine: &Arc<Engine>, name: &str, turns: usize, plot: Option<&Path>, 
             "name": name, "turns": turns, "limit_bytes": limit, "metered_bytes": [metered.0, metered.1],
             "resident_bytes": [resident.0, resident.1], "tokens_saved": kept.tokens_saved, "evictions": kept.evictions,
         });
-        println!("{}", serde_json::to_string_pretty(&value)?);
+        say!("{}", serde_json::to_string_pretty(&value)?)?;
         return Ok(());
     }
-    println!("{name}: {turns} turns in {CONVERSATIONS} conversations that go on, fork, sleep and wake");
-    println!(
+    say!("{name}: {turns} turns in {CONVERSATIONS} conversations that go on, fork, sleep and wake")?;
+    say!(
         "metered  {} to {} in the last three quarters; budget {}",
         bytes(metered.0),
         bytes(metered.1),
         limit.map_or("none".into(), bytes)
-    );
-    println!("resident {} to {}", bytes(resident.0), bytes(resident.1));
-    println!("{} tokens not computed again, {} pages and marks given up", kept.tokens_saved, kept.evictions);
+    )?;
+    say!("resident {} to {}", bytes(resident.0), bytes(resident.1))?;
+    say!("{} tokens not computed again, {} pages and marks given up", kept.tokens_saved, kept.evictions)?;
     Ok(())
 }
 

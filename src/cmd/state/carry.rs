@@ -65,7 +65,8 @@ pub(super) fn export(store: &Store, args: &ExportArgs, out: Out) -> anyhow::Resu
     report["file"] = json!(args.file);
     out.say(report, || {
         let (name, file) = (&done.name, args.file.display());
-        println!("{name}: {} commits, {} objects, {} in {file}", done.commits, done.objects, bytes(done.bytes));
+        say!("{name}: {} commits, {} objects, {} in {file}", done.commits, done.objects, bytes(done.bytes))?;
+        Ok(())
     })
 }
 
@@ -93,9 +94,9 @@ pub(super) fn pull(store: &Store, args: &PullArgs, out: Out) -> anyhow::Result<(
     }
     out.say(done.iter().map(told).collect(), || {
         if done.is_empty() {
-            println!("no states at {}", args.url);
+            say!("no states at {}", args.url)?;
         }
-        done.iter().for_each(people);
+        done.iter().try_for_each(people)
     })
 }
 
@@ -122,8 +123,8 @@ fn told(t: &Transfer) -> Value {
     })
 }
 
-fn people(t: &Transfer) {
+fn people(t: &Transfer) -> std::io::Result<()> {
     let (what, head) = (t.landing.word(), t.head.short());
     let tags = if t.tags.is_empty() { String::new() } else { format!(", tags {}", t.tags.join(", ")) };
-    println!("{}: {what} at {head}; {} commits, {} objects, {}{tags}", t.name, t.commits, t.objects, bytes(t.bytes));
+    say!("{}: {what} at {head}; {} commits, {} objects, {}{tags}", t.name, t.commits, t.objects, bytes(t.bytes))
 }

@@ -62,14 +62,12 @@ pub(super) fn gc(store: &Store, args: &GcArgs, out: Out) -> anyhow::Result<()> {
     });
     out.say(report, || {
         let would = if args.dry_run { "would sweep" } else { "swept" };
-        println!("{would} {} objects ({}), {} unfinished writes", r.objects_swept, bytes(r.bytes_freed), r.leftovers);
-        println!("{} commits let go; {} objects stay ({})", r.commits_dropped, r.objects_kept, bytes(r.bytes_kept));
+        say!("{would} {} objects ({}), {} unfinished writes", r.objects_swept, bytes(r.bytes_freed), r.leftovers)?;
+        say!("{} commits let go; {} objects stay ({})", r.commits_dropped, r.objects_kept, bytes(r.bytes_kept))?;
         if r.over_budget > 0 {
-            println!(
-                "heads and tags alone exceed the budget by {}: `state rm` what is not needed",
-                bytes(r.over_budget)
-            );
+            say!("heads and tags alone exceed the budget by {}: `state rm` what is not needed", bytes(r.over_budget))?;
         }
+        Ok(())
     })
 }
 
@@ -98,9 +96,10 @@ pub(super) fn fsck(store: &Store, args: &FsckArgs, out: Out) -> anyhow::Result<(
     out.say(said, || {
         for f in &r.findings {
             let done = f.done.map_or(String::new(), |d| format!(" [{d}]"));
-            println!("{:9} {}: {}{done}", f.kind.word(), f.what, f.detail);
+            say!("{:9} {}: {}{done}", f.kind.word(), f.what, f.detail)?;
         }
-        println!("{} names, {} commits, {} objects ({}) read", r.names, r.commits, r.objects, bytes(r.bytes));
+        say!("{} names, {} commits, {} objects ({}) read", r.names, r.commits, r.objects, bytes(r.bytes))?;
+        Ok(())
     })?;
     match r.is_whole() {
         true => Ok(()),

@@ -27,17 +27,18 @@ pub(super) fn ls(store: &Store, out: Out) -> anyhow::Result<()> {
     let report = json!({"place": store.place(), "states": listed, "tags": tagged.collect::<Vec<_>>()});
     out.say(report, || {
         if names.is_empty() && tags.is_empty() {
-            println!("nothing sleeps in {}", store.place().display());
+            say!("nothing sleeps in {}", store.place().display())?;
         }
         for (named, state) in &names {
             match state {
-                Ok(m) => println!("{:24} {} {}", named.name, named.head.short(), summary(m)),
-                Err(e) => println!("{:24} {} {e}", named.name, named.head.short()),
+                Ok(m) => say!("{:24} {} {}", named.name, named.head.short(), summary(m))?,
+                Err(e) => say!("{:24} {} {e}", named.name, named.head.short())?,
             }
         }
         for tag in &tags {
-            println!("{:24} {} tag at token {}", tag.label, tag.manifest.short(), tag.tokens);
+            say!("{:24} {} tag at token {}", tag.label, tag.manifest.short(), tag.tokens)?;
         }
+        Ok(())
     })
 }
 
@@ -51,10 +52,10 @@ pub(super) fn log(store: &Store, name: &str, out: Out) -> anyhow::Result<()> {
             commits.push(brief(name, &hash, &manifest));
         } else {
             let from = manifest.forked_from.map_or(String::new(), |f| format!(", forked from {}", f.short()));
-            println!("{} {}{from}", hash.short(), summary(&manifest));
+            say!("{} {}{from}", hash.short(), summary(&manifest))?;
         }
     }
-    out.say(json!(commits), || {})
+    out.say(json!(commits), || Ok(()))
 }
 
 /// All of a state but its payload.
@@ -74,30 +75,31 @@ pub(super) fn show(store: &Store, name: &str, out: Out) -> anyhow::Result<()> {
         report.insert("raw_bytes".into(), json!(raw));
     }
     out.say(report, || {
-        println!("{} {}", commit.hash, summary(&state));
-        let link = |what: &str, hash: Option<Hash>| hash.into_iter().for_each(|h| println!("{what:12} {h}"));
-        link("parent", state.parent);
-        link("forked from", state.forked_from);
+        say!("{} {}", commit.hash, summary(&state))?;
+        let link = |what: &str, hash: Option<Hash>| hash.into_iter().try_for_each(|h| say!("{what:12} {h}"));
+        link("parent", state.parent)?;
+        link("forked from", state.forked_from)?;
         for (field, value) in &state.identity {
-            println!("{field:12} {value}");
+            say!("{field:12} {value}")?;
         }
         let pages = state.pages.len();
-        println!(
+        say!(
             "{:12} {pages} of {} tokens, {} of windowed layers, {} snapshots",
             "pages",
             state.page_tokens,
             state.windows.len(),
             state.snapshots.len()
-        );
-        println!("{:12} {} on disk, {} raw, shared with whatever else has them", "objects", bytes(disk), bytes(raw));
+        )?;
+        say!("{:12} {} on disk, {} raw, shared with whatever else has them", "objects", bytes(disk), bytes(raw))?;
         for (i, turn) in state.turns.iter().enumerate() {
             let start = if i == 0 { 0 } else { state.turns.get(i - 1).map_or(0, |t| t.text_end) };
             let said = state.text.get(start..turn.text_end).unwrap_or_default();
-            println!("{:>4} {:10} to token {:>6}  {}", i + 1, turn.role, turn.tokens, excerpt(said));
+            say!("{:>4} {:10} to token {:>6}  {}", i + 1, turn.role, turn.tokens, excerpt(said))?;
         }
         if state.turns.is_empty() {
-            println!("{:12} {}", "text", excerpt(&state.text));
+            say!("{:12} {}", "text", excerpt(&state.text))?;
         }
+        Ok(())
     })
 }
 
@@ -117,9 +119,10 @@ pub(super) fn stats(store: &Store, out: Out) -> anyhow::Result<()> {
         "dedup": s.dedup(),
     });
     out.say(report, || {
-        println!("{}: {} names, {} tags, {} commits", store.place().display(), s.names, s.tags, s.commits);
-        println!("{} objects, {} unreachable; {} on disk", s.objects, s.unreachable, bytes(s.disk_bytes));
-        println!("{} unshared, {} shared: {:.2} times", bytes(s.logical_bytes), bytes(s.raw_bytes), s.dedup());
+        say!("{}: {} names, {} tags, {} commits", store.place().display(), s.names, s.tags, s.commits)?;
+        say!("{} objects, {} unreachable; {} on disk", s.objects, s.unreachable, bytes(s.disk_bytes))?;
+        say!("{} unshared, {} shared: {:.2} times", bytes(s.logical_bytes), bytes(s.raw_bytes), s.dedup())?;
+        Ok(())
     })
 }
 
