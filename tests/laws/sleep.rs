@@ -77,6 +77,55 @@ fn what_slept_goes_on_with_the_same_bits() {
     }
 }
 
+/// Where a process finds what another one left: the checkpoint, and a folder with the store and the logits.
+const LEFT: [&str; 2] = ["REVERIE_LAW_MODEL", "REVERIE_LAW_FOLDER"];
+
+/// Cuts that the next process goes on from: inside a page, at its end, behind it.
+const LEFT_AT: [usize; 4] = [17, 64, 65, 129];
+
+#[test]
+fn what_slept_goes_on_with_the_same_bits_in_another_process() {
+    for path in long_enough(200) {
+        let folder = tempfile::tempdir().expect("folder");
+        let (loaded, _) = opened(&path, &folder.path().join("store"));
+        let vocab = loaded.engine().model().plan().vocab;
+        let (tokens, rest) = (ids(140, vocab, 3), ids(4, vocab, 4));
+        for cut in LEFT_AT {
+            let mut session = loaded.session();
+            session.sync(&tokens[..cut], &mut |_| Go::On).expect("sync");
+            session.sleep(&format!("cut-{cut}"), Expect::Absent, Note::default()).expect("sleep");
+            let bits = serde_json::to_vec(&go_on(&mut session, &rest)).expect("json");
+            std::fs::write(folder.path().join(format!("{cut}.json")), bits).expect("write");
+        }
+        drop(loaded);
+        let other = std::process::Command::new(std::env::current_exe().expect("this test"))
+            .args(["--exact", "laws::sleep::goes_on_from_what_another_process_left", "--ignored"])
+            .envs([(LEFT[0], path.as_path()), (LEFT[1], folder.path())])
+            .output()
+            .expect("starts");
+        let said = String::from_utf8_lossy(&other.stdout);
+        assert!(other.status.success() && said.contains("1 passed"), "{}: {said}", name(&path));
+    }
+}
+
+#[test]
+#[ignore = "the other process of the law above, which starts it"]
+fn goes_on_from_what_another_process_left() {
+    let [Some(path), Some(folder)] = LEFT.map(std::env::var_os) else { return };
+    let (path, folder) = (Path::new(&path), Path::new(&folder));
+    let (loaded, store) = opened(path, &folder.join("store"));
+    let rest = ids(4, loaded.engine().model().plan().vocab, 4);
+    for cut in LEFT_AT {
+        let manifest = store.resolve(&format!("cut-{cut}")).expect("resolve").state().expect("state");
+        let mut session = loaded.engine().wake(&manifest).expect("wake");
+        assert_eq!(session.tokens().len(), cut);
+        let want: Vec<Vec<u32>> =
+            serde_json::from_slice(&std::fs::read(folder.join(format!("{cut}.json"))).expect("read")).expect("json");
+        assert_eq!(go_on(&mut session, &rest), want, "{} woken at {cut} by another process", name(path));
+        loaded.engine().forget();
+    }
+}
+
 #[test]
 fn logits_after_waking_and_finding_take_the_head_alone() {
     for path in oracles().into_iter().chain(ggufs()) {

@@ -86,32 +86,64 @@ pub(crate) struct DecodeScales {
     pub(crate) ahead: Option<ReadAhead>,
 }
 
+/// Decodes every unit by `$body`, which makes `$blocks` scales; the kind has been looked at once, and not once a unit.
+macro_rules! each_unit {
+    ($decode:ident, $blocks:literal, |$unit:ident, $out:ident| $body:expr) => {
+        for u in 0..$decode.units {
+            let at = u * $blocks * LANES;
+            let $out = Out { scales: $decode.scales.wrapping_add(at), biases: $decode.biases.wrapping_add(at) };
+            let $unit = $decode.bytes.add(u * $decode.unit_bytes);
+            $body
+        }
+    };
+}
+
+/// `$body` with the constant `$D` for the float type `$d`.
+macro_rules! with_float {
+    ($d:expr, $D:ident, $body:expr) => {
+        match $d {
+            DType::F16 => {
+                const $D: DType = DType::F16;
+                $body
+            }
+            DType::BF16 => {
+                const $D: DType = DType::BF16;
+                $body
+            }
+            _ => {
+                const $D: DType = DType::F32;
+                $body
+            }
+        }
+    };
+}
+
 impl Kernel for DecodeScales {
     #[inline(always)]
     unsafe fn run<S: Dot>(self) {
-        let per_unit = match self.kind {
-            Scales::Float(_) | Scales::FloatBias(_) | Scales::Exponent | Scales::Float8 => 1,
-            Scales::Six8 => 8,
-            Scales::Nibbles16 | Scales::Six16 | Scales::Byte16 => 16,
-        };
-        for u in 0..self.units {
-            let at = u * per_unit * LANES;
-            let out = Out { scales: self.scales.wrapping_add(at), biases: self.biases.wrapping_add(at) };
-            let unit = self.bytes.add(u * self.unit_bytes);
-            fetch_ahead::<S>(unit, self.unit_bytes, self.ahead);
-            match self.kind {
-                Scales::Float(d) => out.scale::<S>(0, float::<S>(d, unit)),
-                Scales::FloatBias(d) => {
-                    out.scale::<S>(0, float::<S>(d, unit));
-                    out.bias::<S>(0, float::<S>(d, unit.add(LANES * d.size())));
-                }
-                Scales::Exponent => out.scale::<S>(0, exponent::<S>(S::iload_u8(unit))),
-                Scales::Float8 => out.scale::<S>(0, half_float8::<S>(S::iload_u8(unit))),
-                Scales::Nibbles16 => nibbles16::<S>(unit, out),
-                Scales::Six16 => six16::<S>(unit, out),
-                Scales::Six8 => six8::<S>(unit, out),
-                Scales::Byte16 => byte16::<S>(unit, out),
+        fetch_ahead::<S>(self.bytes, self.units * self.unit_bytes, self.ahead);
+        match self.kind {
+            Scales::Float(d) => {
+                with_float!(d, D, each_unit!(self, 1, |unit, out| out.scale::<S>(0, float::<S>(D, unit))))
             }
+            Scales::FloatBias(d) => with_float!(
+                d,
+                D,
+                each_unit!(self, 1, |unit, out| {
+                    out.scale::<S>(0, float::<S>(D, unit));
+                    out.bias::<S>(0, float::<S>(D, unit.add(LANES * D.size())));
+                })
+            ),
+            Scales::Exponent => {
+                each_unit!(self, 1, |unit, out| out.scale::<S>(0, exponent::<S>(S::iload_u8(unit))))
+            }
+            Scales::Float8 => {
+                each_unit!(self, 1, |unit, out| out.scale::<S>(0, half_float8::<S>(S::iload_u8(unit))))
+            }
+            Scales::Nibbles16 => each_unit!(self, 16, |unit, out| nibbles16::<S>(unit, out)),
+            Scales::Six16 => each_unit!(self, 16, |unit, out| six16::<S>(unit, out)),
+            Scales::Six8 => each_unit!(self, 8, |unit, out| six8::<S>(unit, out)),
+            Scales::Byte16 => each_unit!(self, 16, |unit, out| byte16::<S>(unit, out)),
         }
     }
 }
