@@ -30,6 +30,14 @@ fn go_on(session: &mut reverie::Session, rest: &[u32]) -> Vec<Vec<u32>> {
     out
 }
 
+/// Reads, sleeps as `cut-N` after N tokens, and gives the logits of going on.
+fn asleep_and_on(loaded: &LoadedModel, read: &[u32], rest: &[u32]) -> Vec<Vec<u32>> {
+    let mut session = loaded.session();
+    session.sync(read, &mut |_| Go::On).expect("sync");
+    session.sleep(&format!("cut-{}", read.len()), Expect::Absent, Note::default()).expect("sleep");
+    go_on(&mut session, rest)
+}
+
 #[test]
 fn what_slept_goes_on_with_the_same_bits() {
     for path in long_enough(200) {
@@ -41,10 +49,7 @@ fn what_slept_goes_on_with_the_same_bits() {
         let cuts = [1usize, 15, 16, 17, 63, 64, 65, 127, 128, 129, 140];
         let mut want = Vec::new();
         for &cut in &cuts {
-            let mut session = loaded.session();
-            session.sync(&tokens[..cut], &mut |_| Go::On).expect("sync");
-            session.sleep(&format!("cut-{cut}"), Expect::Absent, Note::default()).expect("sleep");
-            want.push(go_on(&mut session, &rest));
+            want.push(asleep_and_on(&loaded, &tokens[..cut], &rest));
         }
         // Another engine over the same store: nothing of the first one's tree.
         let (other, store) = opened(&path, folder.path());
@@ -91,10 +96,7 @@ fn what_slept_goes_on_with_the_same_bits_in_another_process() {
         let vocab = loaded.engine().model().plan().vocab;
         let (tokens, rest) = (ids(140, vocab, 3), ids(4, vocab, 4));
         for cut in LEFT_AT {
-            let mut session = loaded.session();
-            session.sync(&tokens[..cut], &mut |_| Go::On).expect("sync");
-            session.sleep(&format!("cut-{cut}"), Expect::Absent, Note::default()).expect("sleep");
-            let bits = serde_json::to_vec(&go_on(&mut session, &rest)).expect("json");
+            let bits = serde_json::to_vec(&asleep_and_on(&loaded, &tokens[..cut], &rest)).expect("json");
             std::fs::write(folder.path().join(format!("{cut}.json")), bits).expect("write");
         }
         drop(loaded);
