@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use reverie_memory::threads::together;
 use reverie_memory::{Expect, Hash, Identity, Manifest, Snapshot, Store, Turn, Value, Window, Writer};
 use reverie_model::{Checkpoint, Page, State};
 use reverie_tensor::backend::PAGE_TOKENS;
@@ -75,30 +76,6 @@ fn readers() -> usize {
 /// Threads that write objects: most of them wait for a disk, which flushes several files in the time of one.
 fn writers() -> usize {
     (4 * readers()).min(32)
-}
-
-/// Runs `work` on every job, on at most `n` threads; the first error ends it.
-fn each<J: Send>(n: usize, jobs: Vec<J>, work: impl Fn(J) -> Result<()> + Sync) -> Result<()> {
-    let n = n.min(jobs.len());
-    let queue = Mutex::new(jobs.into_iter());
-    let run = || -> Result<()> {
-        loop {
-            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-            match next {
-                Some(job) => work(job)?,
-                None => return Ok(()),
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        let others: Vec<_> = (1..n).map(|_| scope.spawn(run)).collect();
-        let mut result = run();
-        for other in others {
-            let ended = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            result = result.and(ended);
-        }
-        result
-    })
 }
 
 /// The bytes of a tensor, where they lie if the host has them.
@@ -228,9 +205,9 @@ impl Engine {
                 }
             }
         }
-        each(readers(), jobs, |(tensors, object, specs)| {
+        together(readers(), jobs, |(tensors, object, specs)| {
             *tensors = raise_page(store, backend, &object, specs)?;
-            Ok(())
+            Ok::<_, Error>(())
         })?;
         let state = empty.at(at, pages.iter(), point.as_ref()).ok_or_else(nowhere)?;
         let last = match manifest.last.filter(|_| at == manifest.tokens.len()) {
@@ -334,7 +311,7 @@ impl Session {
         asleep.state_bytes += page_bytes * names.iter().flatten().count() as u64;
         let tally = Mutex::new(asleep);
         let jobs: Vec<_> = parts.iter().zip(&mut names).filter(|(_, name)| name.is_none()).collect();
-        each(writers(), jobs, |(part, name)| {
+        together(writers(), jobs, |(part, name)| {
             let mut bytes = part.tensors.iter().map(|t| bytes_of(backend, t)).collect::<Result<Vec<_>>>()?;
             if part.tokens < PAGE_TOKENS {
                 bytes.iter_mut().zip(specs).for_each(|(bytes, spec)| spec.clear_after(part.tokens, bytes.to_mut()));
@@ -342,7 +319,7 @@ impl Session {
             let stored = put(writer, &bytes)?;
             tally.lock().unwrap_or_else(PoisonError::into_inner).count(&stored, 1);
             *name = Some(stored.hash);
-            Ok(())
+            Ok::<_, Error>(())
         })?;
         Ok(names.into_iter().flatten().collect())
     }

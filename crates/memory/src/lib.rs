@@ -34,7 +34,7 @@ mod refs;
 mod remote;
 mod stats;
 mod store;
-mod threads;
+pub mod threads;
 mod transfer;
 mod writer;
 

@@ -2,10 +2,11 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::error::Result;
-
 /// Runs `work` on every job, on at most `n` threads, this one among them; hands back the first error that is found.
-pub(crate) fn together<J: Send>(n: usize, jobs: Vec<J>, work: impl Fn(J) -> Result<()> + Sync) -> Result<()> {
+///
+/// # Errors
+/// That of a job; the thread that had it takes no more, the others go on.
+pub fn together<J: Send, E: Send>(n: usize, jobs: Vec<J>, work: impl Fn(J) -> Result<(), E> + Sync) -> Result<(), E> {
     let n = jobs.len().min(n);
     let queue = Mutex::new(jobs.into_iter());
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();

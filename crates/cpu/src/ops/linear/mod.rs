@@ -24,7 +24,7 @@ use product::{
 };
 use tile::Finish;
 
-/// Bytes of weights that a task takes at least, so that a thread reads memory in long runs.
+/// Bytes of weights that a task takes at least, where there are enough of them: what a lane may have left when others are done.
 const TASK_BYTES: usize = 16 * 1024;
 
 /// See `Backend::linear_workspace`.
@@ -301,21 +301,27 @@ impl Call<'_> {
         if !plan.own_copies {
             let widest = S::COLUMNS.max(S::FLOAT_COLUMNS);
             let spans = Tasks::new(self.jobs.iter().map(|j| j.plan.rows.div_ceil(widest)));
-            self.each(spans.count(), &|lane, i| {
-                let (job, i) = spans.find(i);
-                let job = &self.jobs[job];
-                // SAFETY: every span of columns is taken by one task; the set is the caller's.
-                unsafe { self.prepare::<S>(lane, job, (i * widest, job.plan.rows.min((i + 1) * widest))) }
+            let stretches = Stretches::new(spans.count(), plan.lanes);
+            self.lanes(&|lane| {
+                while let Some(i) = stretches.take(lane) {
+                    let (job, i) = spans.find(i);
+                    let job = &self.jobs[job];
+                    // SAFETY: every span of columns is taken by one task; the set is the caller's.
+                    unsafe { self.prepare::<S>(lane, job, (i * widest, job.plan.rows.min((i + 1) * widest))) }
+                }
             });
         }
         let panels: usize = self.jobs.iter().map(Job::panels).sum();
-        let chunk = |job: &Job<'_>| {
+        // Panels of a task, and tasks that a job's panels make.
+        let cut = |job: &Job<'_>| {
             let bytes = job.targets.iter().map(|t| t.panels.stride).max().unwrap_or(1);
             let by_bytes = if job.plan.rows <= 16 { (TASK_BYTES / bytes).max(1) } else { 1 };
             let at_once = panels_at_once(job.plan.rows).max(int_panels_at_once::<S>(job.plan.rows));
-            panels.div_ceil(8 * plan.lanes).min(by_bytes).next_multiple_of(at_once)
+            let chunk = panels.div_ceil(8 * plan.lanes).min(by_bytes).next_multiple_of(at_once);
+            (chunk, job.panels().div_ceil(chunk))
         };
-        let tasks = Tasks::new(self.jobs.iter().map(|j| j.panels().div_ceil(chunk(j)) * j.blocks()));
+        let cuts: Vec<(usize, usize)> = self.jobs.iter().map(cut).collect();
+        let tasks = Tasks::new(self.jobs.iter().zip(&cuts).map(|(j, (_, chunks))| chunks * j.blocks()));
         let stretches = Stretches::new(tasks.count(), plan.lanes);
         self.lanes(&|lane| {
             let mut scratch = Scratch::new();
@@ -330,8 +336,7 @@ impl Call<'_> {
                         self.prepare::<S>(lane, job, (0, job.plan.rows));
                         prepared = Some(own);
                     }
-                    let (panels, chunk) = (job.panels(), chunk(job));
-                    let chunks = panels.div_ceil(chunk);
+                    let (panels, (chunk, chunks)) = (job.panels(), cuts[own]);
                     let (block, first) = (i / chunks, i % chunks * chunk);
                     let span = (block * BLOCK_COLUMNS, job.plan.rows.min((block + 1) * BLOCK_COLUMNS));
                     self.chunk::<S>(lane, job, (first, panels.min(first + chunk)), (span, &mut scratch));
@@ -343,20 +348,6 @@ impl Call<'_> {
     /// Runs `body` once a lane, at the same time.
     fn lanes(&self, body: &(dyn Fn(usize) + Sync)) {
         self.cpu.pool.run(self.plan.lanes, body);
-    }
-
-    /// Runs `body(lane, i)` once for every i below `count`.
-    fn each(&self, count: usize, body: &(dyn Fn(usize, usize) + Sync)) {
-        let next = AtomicUsize::new(0);
-        self.lanes(&|lane| {
-            loop {
-                let i = next.fetch_add(1, Ordering::Relaxed);
-                if i >= count {
-                    return;
-                }
-                body(lane, i);
-            }
-        });
     }
 
     /// Prepares columns `from..to`, which begin at a tile's edge.
