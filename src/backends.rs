@@ -30,13 +30,25 @@ pub fn shadow(of: &Arc<dyn Backend>) -> Arc<dyn Backend> {
     Arc::new(Dry::new(Arc::clone(of)))
 }
 
+/// The devices of this machine, as this build sees them.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The instruction set that is used unless another is asked for.
+    pub isa: &'static str,
+    /// All that this processor has.
+    pub isas: Vec<&'static str>,
+    /// Cores, and so threads unless another number is asked for.
+    pub physical_cores: usize,
+    /// Backends of this build.
+    pub devices: Vec<&'static str>,
+}
+
 /// What `doctor` says of the devices.
-pub fn report() -> Vec<(String, String)> {
-    let isas: Vec<&str> = reverie_cpu::Isa::available().iter().map(|i| i.name()).collect();
-    vec![
-        ("cpu instruction set".into(), reverie_cpu::Isa::detect().name().into()),
-        ("instruction sets available".into(), isas.join(", ")),
-        ("physical cores".into(), reverie_cpu::physical_cores().to_string()),
-        ("devices".into(), "cpu".into()),
-    ]
+pub fn report() -> Report {
+    Report {
+        isa: reverie_cpu::Isa::detect().name(),
+        isas: reverie_cpu::Isa::available().iter().map(|i| i.name()).collect(),
+        physical_cores: reverie_cpu::physical_cores(),
+        devices: vec!["cpu"],
+    }
 }

@@ -45,6 +45,14 @@ pub enum Error {
     /// The reading room refused.
     #[error(transparent)]
     Text(#[from] reverie_text::TextError),
+    /// What describes how a checkpoint speaks is missing or wrong.
+    #[error("{}: {source}", path.display())]
+    Voice {
+        /// The folder or .gguf file.
+        path: std::path::PathBuf,
+        /// What the reading room refused.
+        source: reverie_text::TextError,
+    },
     /// The ground floor refused.
     #[error(transparent)]
     Tensor(#[from] reverie_tensor::Error),

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use reverie::EMBEDDED;
 use reverie::rooms::files::safetensors::SafeTensors;
 use reverie::rooms::files::{FileBytes, Quantisation, Weights};
 use reverie::rooms::tensor::quant::QUANTS;
@@ -180,11 +181,14 @@ fn exact_logits_are_those_of_the_reference() {
 #[test]
 fn inspect_list_and_doctor_speak_json() {
     let model = fixture("gemma3_text");
+    let mut told = serde_json::Value::Null;
     for args in [vec!["inspect", &model, "--json"], vec!["list", "--json"], vec!["doctor", "--json"]] {
         let out = reverie(&args);
         assert!(out.status.success(), "{}", text(&out.stderr));
-        serde_json::from_slice::<serde_json::Value>(&out.stdout).unwrap_or_else(|e| panic!("{args:?}: {e}"));
+        told = serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{args:?}: {e}"));
     }
+    // Numbers are numbers, lists are lists.
+    assert!(told["threads"].as_u64() >= Some(1) && told["instruction_sets"][0] == "portable", "{told}");
 }
 
 #[test]
@@ -223,8 +227,49 @@ fn refusals_name_the_thing() {
     let long = "a".repeat(4000);
     refused(&["generate", &llama, "-p", &long], 1, &["512"]);
     refused(&["generate", &llama, "-p", "hi", "--memory", "10KB"], 1, &["budget", "10000"]);
-    refused(&["generate", &llama, "-p", "hi", "--kv", "f7"], 1, &["f7", "bf16"]);
-    refused(&["generate", &llama, "-p", "hi", "--threads", "0"], 1, &["threads", "0"]);
+    refused(&["generate", &llama, "-p", "hi", "--kv", "f7"], 2, &["f7", "bf16"]);
+    for flag in ["--threads", "--chunk", "--context"] {
+        refused(&["generate", &llama, "-p", "hi", flag, "0"], 2, &[flag, "'0'", "1"]);
+    }
+    refused(&["generate", &llama, "-p", "hi", "--stop", ""], 2, &["--stop"]);
+    refused(&["logits", &llama, "--ids", "1", "--out", "/no/such/folder/f"], 1, &["/no/such/folder/f", "No such file"]);
+}
+
+#[test]
+fn a_pipe_that_is_no_text_is_refused_by_line_and_byte() {
+    for (args, words) in [(vec!["chat"], "line 2 of the input"), (vec!["generate", EMBEDDED], "the prompt on stdin")] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_reverie"));
+        let mut child = child.args(&args).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+        child.stdin.take().expect("stdin").write_all(b"/help\nab\xffc\n").expect("writes");
+        let out = child.wait_with_output().expect("ends");
+        let err = text(&out.stderr);
+        assert!(out.status.code() == Some(1) && err.contains(words) && err.contains("0xff"), "{err}");
+    }
+}
+
+#[test]
+fn questions_without_room_are_told_and_counted() {
+    let long = format!("{}\n/stats\n", "word ".repeat(5000));
+    let out = with_input(&["chat"], &long);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(text(&out.stdout).contains("the context holds 4096"), "{}", text(&out.stdout));
+    assert!(text(&out.stderr).contains("1 questions found no room"), "{}", text(&out.stderr));
+}
+
+#[test]
+fn quantise_refuses_what_it_could_not_honour() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let target = folder.path().join("q").display().to_string();
+    let llama = fixture("llama");
+    for (flag, value, code, word) in [
+        ("--bits", "7", 2, "2, 3, 4, 5, 6, 8"),
+        ("--group", "48", 2, "32, 64, 128"),
+        ("--override", "down_proj", 2, "PATTERN=BITS"),
+        ("--override", "down_proj=6", 1, "no module"),
+    ] {
+        refused(&["quantize", &llama, &target, flag, value], code, &[value.split('=').next().expect("a word"), word]);
+    }
+    assert!(!Path::new(&target).exists(), "nothing is written");
 }
 
 #[test]
@@ -261,6 +306,20 @@ fn broken_checkpoints_are_refused_by_name() {
         },
         &["tokenizer"],
     );
+    for (name, content, field) in [
+        ("tokenizer.json", "{}", "model"),
+        ("tokenizer.json", "{\"model\":", "line 1"),
+        ("generation_config.json", "{\"temperature\": -3}", "temperature"),
+    ] {
+        spoil(
+            "llama",
+            &|p| {
+                std::fs::write(p.join(name), content).expect("write");
+                path(p)
+            },
+            &[name, field, &std::env::temp_dir().display().to_string()],
+        );
+    }
     spoil(
         "llama",
         &|p| {

@@ -246,3 +246,25 @@ fn two_hundred_facts_survive_sleep() {
         facts(&trained(model).display().to_string(), 20, 10);
     }
 }
+
+#[test]
+fn a_fold_that_is_stopped_leaves_the_conversation_as_it_was() {
+    let model = Loader::default().load(reverie::EMBEDDED).expect("embedded");
+    let mut conversation = model.conversation();
+    let greedy = GenerateSpec {
+        sampler: reverie::SamplerParams { temperature: 0.0, ..Default::default() },
+        ..GenerateSpec::default()
+    };
+    conversation
+        .ask(model.voice(), "The code for Zoe is 4711.", greedy.clone(), &mut |_| Go::On, &mut |_| {})
+        .expect("answers");
+    let said = conversation.messages().to_vec();
+    let stopped = GenerateSpec { max_tokens: Some(16), ..greedy.clone() };
+    stopped.cancel.store(true, std::sync::atomic::Ordering::Relaxed);
+    let refused = conversation.fold(model.voice(), "In short?", 1, stopped, &mut |_| Go::On).expect_err("no summary");
+    assert!(refused.to_string().contains("stopped"), "{refused}");
+    assert_eq!(conversation.messages(), said);
+    greedy.cancel.store(false, std::sync::atomic::Ordering::Relaxed);
+    conversation.fold(model.voice(), "In short?", 1, greedy, &mut |_| Go::On).expect("a summary");
+    assert_eq!(conversation.messages()[0]["role"], "system");
+}

@@ -1,6 +1,6 @@
 //! `chat`: a conversation on the terminal, or line by line from a pipe.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +11,7 @@ use reverie::{Conversation, EMBEDDED, Finish, GenerateSpec, Go, LoadedModel, Rea
 use rustyline::error::ReadlineError;
 
 use super::remember::{StateArgs, follow};
-use super::shared::{LoadArgs, SamplerArgs, bytes, experts_line, progress_bar};
+use super::shared::{LoadArgs, SamplerArgs, bytes, experts_line, progress_bar, utf8};
 
 /// Arguments of `chat`.
 #[derive(clap::Args)]
@@ -72,6 +72,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         model: &model,
         last: None,
         totals: Totals::default(),
+        unanswered: 0,
     };
     for argument in &args.arguments {
         let (name, value) = argument
@@ -105,6 +106,8 @@ struct Talk<'a> {
     spec: GenerateSpec,
     last: Option<Finish>,
     totals: Totals,
+    /// Questions for which the context had no room.
+    unanswered: usize,
 }
 
 impl Talk<'_> {
@@ -119,6 +122,18 @@ impl Talk<'_> {
             // A first start has no history yet.
             let _ = editor.load_history(path);
         }
+        let ended = self.prompt(&mut editor);
+        if let Some(path) = &history {
+            let made = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+            if let Err(e) = made.map_err(ReadlineError::from).and_then(|()| editor.save_history(path)) {
+                eprintln!("the input history {} is not kept: {e}", path.display());
+            }
+        }
+        ended
+    }
+
+    /// Asks for lines until one of them, or Ctrl-D, ends it.
+    fn prompt(&mut self, editor: &mut rustyline::DefaultEditor) -> anyhow::Result<()> {
         loop {
             match editor.readline("> ") {
                 Ok(line) => {
@@ -126,36 +141,35 @@ impl Talk<'_> {
                         editor.add_history_entry(&line)?;
                     }
                     if !self.line(&line)? {
-                        break;
+                        return Ok(());
                     }
                 }
                 Err(ReadlineError::Interrupted) => say!("(Ctrl-D or /quit leaves)")?,
-                Err(ReadlineError::Eof) => break,
+                Err(ReadlineError::Eof) => return Ok(()),
+                Err(ReadlineError::Io(e)) if e.kind() == ErrorKind::InvalidData => {
+                    say!("(found bytes that are not UTF-8; the line is dropped)")?;
+                }
                 Err(e) => return Err(e.into()),
             }
         }
-        if let Some(path) = &history {
-            if let Some(folder) = path.parent() {
-                std::fs::create_dir_all(folder)?;
-            }
-            editor.save_history(path)?;
-        }
-        Ok(())
     }
 
     fn piped(&mut self) -> anyhow::Result<()> {
-        for line in std::io::stdin().lock().lines() {
-            if !self.line(&line?)? {
+        for (line, number) in std::io::stdin().lock().split(b'\n').zip(1..) {
+            if !self.line(&utf8(line?, &format!("line {number} of the input"))?)? {
                 break;
             }
         }
-        Ok(())
+        match self.unanswered {
+            0 => Ok(()),
+            n => anyhow::bail!("{n} questions found no room in the context and were not asked"),
+        }
     }
 
     /// One line of input; false means leave.
     fn line(&mut self, line: &str) -> anyhow::Result<bool> {
         let line = line.trim();
-        match line.split_once(' ').map_or((line, ""), |(word, rest)| (word, rest.trim())) {
+        match line.split_once(char::is_whitespace).map_or((line, ""), |(word, rest)| (word, rest.trim())) {
             ("", _) => {}
             ("/help", _) => say!("{HELP}")?,
             ("/quit" | "/exit", _) => return Ok(false),
@@ -233,6 +247,7 @@ impl Talk<'_> {
                 self.sleep()
             }
             Err(e @ ChatError::NoRoom { .. }) => {
+                self.unanswered += 1;
                 say!("({e}; /fold goes on from a summary)")?;
                 Ok(())
             }
@@ -261,13 +276,21 @@ impl Talk<'_> {
     }
 
     fn fold(&mut self) -> anyhow::Result<()> {
+        self.spec.cancel.store(false, Ordering::Relaxed);
+        let cancel = Arc::clone(&self.spec.cancel);
         let spec = GenerateSpec { max_tokens: Some(FOLD_TOKENS), ..self.spec.clone() };
         let bar = progress_bar(0, "folding [{bar:30}] {pos}/{len} tokens");
         let recent = FOLD_RECENT.min(self.conversation.turns());
-        let done =
-            self.conversation.fold(self.model.voice(), &self.fold_prompt, recent, spec, &mut |p| follow(&bar, p));
+        let done = self.conversation.fold(self.model.voice(), &self.fold_prompt, recent, spec, &mut |p| {
+            follow(&bar, p);
+            if cancel.load(Ordering::Relaxed) { Go::Stop } else { Go::On }
+        });
         bar.finish_and_clear();
-        say!("(folded; going on from this summary and the last {recent} exchanges)\n{}", done?)?;
+        match done {
+            Ok(summary) => say!("(folded; going on from this summary and the last {recent} exchanges)\n{summary}")?,
+            Err(e) if std::io::stdin().is_terminal() => say!("error: {e}")?,
+            Err(e) => return Err(e.into()),
+        }
         Ok(())
     }
 

@@ -1,5 +1,14 @@
 //! `doctor`: what this machine offers and what is in use.
 
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use super::shared::bytes;
+
+/// Variables that change where models are looked for and states are kept.
+const ENVIRONMENT: [&str; 5] = ["HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "REVERIE_HOME"];
+
 /// Arguments of `doctor`.
 #[derive(clap::Args)]
 pub struct Args {
@@ -10,25 +19,42 @@ pub struct Args {
 
 /// Prints the report.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let mut rows = vec![("reverie".to_owned(), env!("CARGO_PKG_VERSION").to_owned())];
-    rows.extend(reverie::backends::report());
-    rows.push(("hardware threads".into(), std::thread::available_parallelism().map_or(1, usize::from).to_string()));
-    if let Some((total, available)) = memory() {
-        rows.push(("memory".into(), super::shared::bytes(total)));
-        rows.push(("memory available".into(), super::shared::bytes(available)));
-    }
-    for name in ["HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE"] {
-        if let Ok(value) = std::env::var(name) {
-            rows.push((name.into(), value));
-        }
-    }
+    let devices = reverie::backends::report();
+    let hardware_threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let memory = memory();
+    let environment: Vec<(&str, String)> =
+        ENVIRONMENT.iter().filter_map(|name| Some((*name, std::env::var(name).ok()?))).collect();
     if args.json {
-        let map: serde_json::Map<String, serde_json::Value> = rows.into_iter().map(|(k, v)| (k, v.into())).collect();
-        say!("{}", serde_json::to_string_pretty(&map)?)?;
-    } else {
-        for (name, value) in rows {
-            say!("{name:28} {value}")?;
-        }
+        let report = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "devices": devices.devices,
+            "instruction_set": devices.isa,
+            "instruction_sets": devices.isas,
+            "threads": devices.physical_cores,
+            "physical_cores": devices.physical_cores,
+            "hardware_threads": hardware_threads,
+            "memory_bytes": memory.map(|m| m.0),
+            "memory_available_bytes": memory.map(|m| m.1),
+            "environment": environment.into_iter().collect::<BTreeMap<_, _>>(),
+        });
+        say!("{}", serde_json::to_string_pretty(&report)?)?;
+        return Ok(());
+    }
+    let mut rows = vec![
+        ("reverie", env!("CARGO_PKG_VERSION").to_owned()),
+        ("devices", devices.devices.join(", ")),
+        ("cpu instruction set", devices.isa.to_owned()),
+        ("instruction sets available", devices.isas.join(", ")),
+        ("threads (physical cores)", devices.physical_cores.to_string()),
+        ("hardware threads", hardware_threads.to_string()),
+    ];
+    if let Some((total, available)) = memory {
+        rows.push(("memory", bytes(total)));
+        rows.push(("memory available", bytes(available)));
+    }
+    rows.extend(environment);
+    for (name, value) in rows {
+        say!("{name:28} {value}")?;
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 
+use clap::builder::NonEmptyStringValueParser;
 use reverie::rooms::engine::sample::TokenLogprob;
 use reverie::rooms::text::Specials;
 use reverie::{Delta, Finish, GenerateSpec, LoadedModel, Reason, Session};
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::UsageError;
 use super::remember::{Remembered, StateArgs, follow};
-use super::shared::{LoadArgs, SamplerArgs, experts_json, progress_bar};
+use super::shared::{LoadArgs, SamplerArgs, experts_json, progress_bar, utf8};
 
 /// Arguments of `generate`.
 #[derive(clap::Args)]
@@ -26,7 +27,7 @@ pub struct Args {
     #[arg(short = 'n', long, value_name = "N", default_value_t = 256)]
     max_tokens: usize,
     /// Text that ends the answer; may be given several times
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     stop: Vec<String>,
     /// Report log-probabilities of each token and its N best alternatives (with --json)
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "0", requires = "json")]
@@ -47,9 +48,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let prompt = match args.prompt {
         Some(p) => p,
         None => {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text)?;
-            text
+            let mut bytes = Vec::new();
+            std::io::stdin().read_to_end(&mut bytes)?;
+            utf8(bytes, "the prompt on stdin")?
         }
     };
     if prompt.is_empty() {

@@ -82,6 +82,14 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
+/// The refusal and its causes; a cause that the refusal quotes already is not said twice.
+pub fn paragraph(e: &anyhow::Error) -> String {
+    e.chain()
+        .map(ToString::to_string)
+        .reduce(|said, cause| if said.contains(&cause) { said } else { format!("{said}: {cause}") })
+        .unwrap_or_default()
+}
+
 /// 2 for usage, 1 for the rest.
 pub fn exit_code(e: &anyhow::Error) -> u8 {
     if e.downcast_ref::<UsageError>().is_some() { 2 } else { 1 }

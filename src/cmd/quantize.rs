@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use reverie::locate;
 use reverie::rooms::pack::{Override, QuantizeSpec, quantize};
+use reverie::rooms::tensor::quant::affine;
 use serde_json::json;
 
 use super::shared::{LoadBars, bytes, parse_bytes, progress_bar};
@@ -16,10 +17,10 @@ pub struct Args {
     /// Folder to write; must not hold files yet
     target: PathBuf,
     /// Bits of a weight: 2, 3, 4, 5, 6 or 8
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 4, value_parser = parse_bits)]
     bits: u8,
     /// Weights that share a scale: 32, 64 or 128
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 64, value_parser = parse_group)]
     group: usize,
     /// Another choice for some modules: '*.mlp.down_proj=6', 'lm_head=8:32', 'model.embed_tokens=dense'
     #[arg(long = "override", value_name = "PATTERN=BITS[:GROUP]")]
@@ -30,6 +31,20 @@ pub struct Args {
     /// As JSON
     #[arg(long)]
     json: bool,
+}
+
+/// The number that `text` says, if the format allows it.
+fn one_of<N: std::str::FromStr + std::fmt::Display + PartialEq + Copy>(text: &str, of: &[N]) -> Result<N, String> {
+    let words = || of.iter().map(N::to_string).collect::<Vec<_>>().join(", ");
+    text.parse().ok().filter(|n| of.contains(n)).ok_or_else(|| format!("found '{text}', expected one of {}", words()))
+}
+
+fn parse_bits(text: &str) -> Result<u8, String> {
+    one_of(text, affine::ENTRY.planes.map_or(&[], |p| p.bits))
+}
+
+fn parse_group(text: &str) -> Result<usize, String> {
+    one_of(text, affine::ENTRY.planes.map_or(&[], |p| p.groups))
 }
 
 /// Writes the folder.

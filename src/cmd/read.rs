@@ -11,7 +11,7 @@ use reverie::{Bed, Go};
 use serde_json::json;
 
 use super::remember;
-use super::shared::{LoadArgs, bytes, progress_bar};
+use super::shared::{LoadArgs, bytes, progress_bar, utf8};
 
 /// Arguments of `read`.
 #[derive(clap::Args)]
@@ -39,8 +39,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let mut text = String::new();
     for path in &args.files {
         let content = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let content = String::from_utf8(content)
-            .with_context(|| format!("{}: found bytes that are no UTF-8, expected a text file", path.display()))?;
+        let content = utf8(content, &path.display().to_string())?;
         if args.files.len() > 1 {
             text.push_str(&format!("--- {} ---\n", path.display()));
         }

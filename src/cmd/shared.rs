@@ -1,15 +1,16 @@
 //! Arguments that several verbs share: which model and how it is loaded, how tokens are chosen, and the progress bars.
 
 use std::io::IsTerminal;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use reverie::rooms::cpu::Isa;
 use reverie::rooms::engine::EngineSpec;
 use reverie::rooms::model::Model;
-use reverie::rooms::model::cache::DEFAULT_KV;
+use reverie::rooms::model::cache::{CACHES, DEFAULT_KV};
 use reverie::{LoadEvent, LoadedModel, Loader, PARAMS, Residence, SamplerParams};
 use serde_json::{Value, json};
 
@@ -19,7 +20,7 @@ use super::UsageError;
 #[derive(Args, Clone, Debug)]
 pub struct LoadArgs {
     /// Threads; all physical cores by default
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = |text: &str| parse_count(text, 1..=1024))]
     pub threads: Option<usize>,
     /// Instruction set to compute with (`doctor` lists those of this machine); the best by default, and the same bits with any
     #[arg(long, value_name = "SET", value_parser = parse_isa)]
@@ -35,16 +36,16 @@ pub struct LoadArgs {
     #[arg(long, value_name = "WHERE", value_parser = parse_residence, default_value = "resident")]
     pub experts: Residence,
     /// Positions that are wanted, where a model runs short and long contexts differently (LongRoPE); also those of a forecast
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(long, value_name = "TOKENS", value_parser = |text: &str| parse_count(text, 1..=usize::MAX))]
     pub context: Option<usize>,
     /// Compute in f32 throughout: activations where they meet integer weights, and keys and values unless --kv says otherwise
     #[arg(long)]
     pub exact: bool,
     /// Cache scheme for keys and values (`reverie list caches`) [default: f16, with --exact f32]
-    #[arg(long, value_name = "SCHEME")]
+    #[arg(long, value_name = "SCHEME", value_parser = parse_kv)]
     kv: Option<String>,
     /// Tokens of a prefill step; any value gives the same answer
-    #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = |text: &str| parse_count(text, 1..=usize::MAX))]
     pub chunk: usize,
     /// Chat template to use instead of the checkpoint's
     #[arg(long, value_name = "FILE")]
@@ -95,6 +96,23 @@ impl LoadArgs {
         bars.clear();
         Ok(loaded?)
     }
+}
+
+/// A whole number in `range`.
+pub fn parse_count(text: &str, range: RangeInclusive<usize>) -> Result<usize, String> {
+    text.parse().ok().filter(|n| range.contains(n)).ok_or_else(|| match *range.end() {
+        usize::MAX => format!("found '{text}', expected a whole number of at least {}", range.start()),
+        end => format!("found '{text}', expected a whole number from {} to {end}", range.start()),
+    })
+}
+
+fn parse_kv(text: &str) -> Result<String, String> {
+    let words = || CACHES.iter().map(|c| c.name).collect::<Vec<_>>().join(" or ");
+    CACHES
+        .iter()
+        .find(|c| c.name == text)
+        .map(|c| c.name.to_owned())
+        .ok_or_else(|| format!("found '{text}', expected {}", words()))
 }
 
 fn parse_isa(text: &str) -> Result<Isa, String> {
@@ -260,15 +278,36 @@ impl LoadBars {
     }
 }
 
-/// A bar on stderr; hidden where stderr is no terminal.
+/// What takes less time than this is done before a bar about it could be read.
+const WORTH_SHOWING: Duration = Duration::from_millis(400);
+
+/// A bar on stderr, once it is worth showing; never where stderr is no terminal.
 pub fn progress_bar(len: u64, template: &str) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let bar = ProgressBar::new(len);
+    let bar = ProgressBar::with_draw_target(Some(len), ProgressDrawTarget::hidden());
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style.progress_chars("=> "));
     }
-    bar.enable_steady_tick(Duration::from_millis(200));
+    let later = bar.downgrade();
+    std::thread::spawn(move || {
+        std::thread::sleep(WORTH_SHOWING);
+        if let Some(bar) = later.upgrade().filter(|bar| !bar.is_finished()) {
+            bar.set_draw_target(ProgressDrawTarget::stderr());
+            bar.enable_steady_tick(Duration::from_millis(200));
+        }
+    });
     bar
+}
+
+/// Bytes that a person handed over, as text; `what` names them in the refusal.
+pub fn utf8(bytes: Vec<u8>, what: &str) -> anyhow::Result<String> {
+    String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        let found = e.as_bytes()[at];
+        anyhow::anyhow!(
+            "{what}: found the byte 0x{found:02x} at {at}, expected UTF-8; convert it first (iconv -t UTF-8)"
+        )
+    })
 }

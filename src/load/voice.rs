@@ -3,18 +3,27 @@
 use reverie_chat::Voice;
 use reverie_files::Checkpoint;
 use reverie_files::gguf::GgufVocab;
-use reverie_text::{ChatTemplate, GenerationConfig, SpecialTokens, Tokenizer, TokenizerConfig, VocabSpec};
+use reverie_text::{ChatTemplate, GenerationConfig, SpecialTokens, TextError, Tokenizer, TokenizerConfig, VocabSpec};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Reads whatever describes how the model speaks; `template` takes the place of the checkpoint's own.
 pub fn of(checkpoint: &Checkpoint, template: Option<&str>) -> Result<Voice> {
+    let here = |source: TextError| Error::Voice { path: checkpoint.path.clone(), source };
     let (tokenizer, special, mut ends) = match checkpoint.gguf_vocab()? {
-        Some(vocab) => of_gguf(vocab)?,
-        None => of_folder(checkpoint)?,
+        Some(vocab) => of_gguf(vocab).map_err(here)?,
+        None => {
+            let config = match checkpoint.text("tokenizer_config.json")? {
+                Some(text) => TokenizerConfig::from_json_bytes(text.as_bytes()).map_err(here)?,
+                None => TokenizerConfig::default(),
+            };
+            let tokenizer = Tokenizer::from_json_bytes(&checkpoint.tokenizer_json()?).map_err(here)?;
+            let end = config.special.get("eos_token").and_then(|t| tokenizer.id_of(t));
+            (tokenizer, config.special, end.into_iter().collect())
+        }
     };
     let generation = match checkpoint.text("generation_config.json")? {
-        Some(text) => GenerationConfig::from_json_bytes(text.as_bytes())?,
+        Some(text) => GenerationConfig::from_json_bytes(text.as_bytes()).map_err(here)?,
         None => GenerationConfig::default(),
     };
     ends.extend(&generation.eos_token_ids);
@@ -26,28 +35,18 @@ pub fn of(checkpoint: &Checkpoint, template: Option<&str>) -> Result<Voice> {
     }
     ends.sort_unstable();
     ends.dedup();
-    let source = match template {
-        Some(text) => Some(text.to_owned()),
-        None => checkpoint.templates()?.default,
+    let template = match (template, checkpoint.templates()?.default) {
+        (Some(text), _) => Some(ChatTemplate::new(text, special)?),
+        (None, Some(text)) => Some(ChatTemplate::new(&text, special).map_err(here)?),
+        (None, None) => None,
     };
-    let template = source.map(|s| ChatTemplate::new(&s, special)).transpose()?;
     Ok(Voice { tokenizer, template, ends, generation })
-}
-
-fn of_folder(checkpoint: &Checkpoint) -> Result<(Tokenizer, SpecialTokens, Vec<u32>)> {
-    let tokenizer = Tokenizer::from_json_bytes(&checkpoint.tokenizer_json()?)?;
-    let config = match checkpoint.text("tokenizer_config.json")? {
-        Some(text) => TokenizerConfig::from_json_bytes(text.as_bytes())?,
-        None => TokenizerConfig::default(),
-    };
-    let end = config.special.get("eos_token").and_then(|t| tokenizer.id_of(t));
-    Ok((tokenizer, config.special, end.into_iter().collect()))
 }
 
 /// Tokens that end a turn in the families whose GGUF files do not list them.
 const TURN_ENDS: &[&str] = &["<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<turn|>"];
 
-fn of_gguf(vocab: GgufVocab) -> Result<(Tokenizer, SpecialTokens, Vec<u32>)> {
+fn of_gguf(vocab: GgufVocab) -> Result<(Tokenizer, SpecialTokens, Vec<u32>), TextError> {
     let text = |id: Option<u32>| id.and_then(|i| vocab.tokens.get(i as usize)).cloned();
     let mut special = SpecialTokens::none();
     for (name, id) in

@@ -283,6 +283,7 @@ impl Conversation {
 
     /// Folds a conversation that has become long: the model summarises it (`prompt` asks it to), and the conversation goes on from the
     /// summary and the last `recent` exchanges. What was said sleeps on as the parent, if the conversation has a name. Gives the summary.
+    /// Without one (it was stopped, or the model says nothing) the conversation stays as it was.
     pub fn fold(
         &mut self,
         voice: &Voice,
@@ -311,10 +312,16 @@ impl Conversation {
         };
         let spec = GenerateSpec { max_tokens: Some(room), ..spec };
         let mut summary = String::new();
-        for delta in Generation::new(&mut fork, voice, (&ids, &rendered), spec, watch)? {
+        let mut generation = Generation::new(&mut fork, voice, (&ids, &rendered), spec, watch)?;
+        for delta in generation.by_ref() {
             summary.push_str(&delta?.text);
         }
         let summary = summary.trim().to_owned();
+        match generation.finish().reason {
+            Reason::Cancelled => return Err(Error::NoSummary { why: "it was stopped" }),
+            _ if summary.is_empty() => return Err(Error::NoSummary { why: "the model wrote nothing" }),
+            _ => {}
+        }
         let keep = self.messages.len().saturating_sub(2 * recent).max(system);
         let tail = self.messages.split_off(keep);
         let old = self.messages.first().filter(|m| m["role"] == "system").and_then(|m| m["content"].as_str());

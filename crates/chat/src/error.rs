@@ -19,6 +19,12 @@ pub enum Error {
         /// Positions of the model.
         context: usize,
     },
+    /// A fold that came to no summary.
+    #[error("no summary: {why}; the conversation is as it was")]
+    NoSummary {
+        /// What became of it.
+        why: &'static str,
+    },
     /// A conversation without a name cannot sleep.
     #[error("this conversation has no name to sleep under; give it one first")]
     NoName,

@@ -38,7 +38,7 @@ impl PendingFile {
             .create(true)
             .truncate(true)
             .open(&temporary)
-            .map_err(Error::io("create", &temporary))?;
+            .map_err(Error::io("create a file beside", target))?;
         Ok(PendingFile { file, temporary, target: target.to_owned(), named: false })
     }
 

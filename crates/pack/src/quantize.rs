@@ -161,6 +161,15 @@ pub fn quantize(
         }
         fates.push((view, fate));
     }
+    let module =
+        |o: &&Override| fates.iter().any(|(v, _)| v.name.strip_suffix(".weight").is_some_and(|m| o.matches(m)));
+    if let Some(idle) = spec.overrides.iter().find(|o| !module(o)) {
+        return Err(Error::Value {
+            what: "override".into(),
+            found: format!("'{}', which no module's name matches", idle.pattern),
+            expected: "a whole name such as model.layers.0.mlp.down_proj, with * for any text".into(),
+        });
+    }
     plan.target_bytes = specs.iter().filter_map(TensorSpec::bytes).sum();
     let mut writer = SafeTensorsWriter::create(target, &specs, spec.shard_bytes, &[("format", "mlx")])?;
     let mut done = 0;

@@ -3,6 +3,7 @@
 
 mod json;
 mod python;
+mod repr;
 mod source;
 mod strftime;
 

@@ -4,7 +4,7 @@
 use minijinja::value::{Kwargs, Tuple, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
 
-use super::json::float_repr;
+use super::repr;
 
 /// Adds the filters, tests and functions that behave as Jinja's own on Python.
 pub(super) fn install(environment: &mut Environment<'static>) {
@@ -30,12 +30,8 @@ fn is_iterable(value: &Value) -> bool {
 }
 
 /// `value | string`, as `str(value)`.
-fn string(value: &Value) -> Value {
-    match finite_float(value) {
-        Some(float) => Value::from(float_repr(float)),
-        None if value.kind() == ValueKind::String => value.clone(),
-        None => Value::from(value.to_string()),
-    }
+fn string(value: &Value) -> Result<Value, Error> {
+    Ok(if value.kind() == ValueKind::String { value.clone() } else { Value::from(repr::of(value)?) })
 }
 
 /// `value | int(default=0)`: what is no number is the default, never an error.
@@ -103,17 +99,12 @@ fn indent(
     Ok(out)
 }
 
-fn finite_float(value: &Value) -> Option<f64> {
-    let is_float = value.kind() == ValueKind::Number && !value.is_integer();
-    if is_float { f64::try_from(value.clone()).ok().filter(|float| float.is_finite()) } else { None }
-}
-
 /// Prints a value where a template writes `{{ value }}`.
 fn write(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
-    if let Some(float) = finite_float(value) {
-        return out.write_str(&float_repr(float)).map_err(Error::from);
+    match value.kind() {
+        ValueKind::Number | ValueKind::Seq | ValueKind::Map => out.write_str(&repr::of(value)?).map_err(Error::from),
+        _ => minijinja::escape_formatter(out, state, value),
     }
-    minijinja::escape_formatter(out, state, value)
 }
 
 /// Methods of Python's `str`, `dict` and `list`.

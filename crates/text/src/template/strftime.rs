@@ -25,6 +25,25 @@ pub(super) fn format(clock: Clock, format: &str) -> Result<String, Error> {
             .map_err(|e| Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {e}")))?
             .to_zoned(TimeZone::UTC),
     };
-    strtime::format(format, &now)
+    strtime::format(c_locale(format), &now)
         .map_err(|e| Error::new(ErrorKind::InvalidOperation, format!("strftime_now({format:?}): {e}")))
+}
+
+/// The three directives that depend on a locale, written out as the C locale has them, in which Python runs.
+fn c_locale(format: &str) -> String {
+    let mut out = String::with_capacity(format.len());
+    let mut rest = format.chars();
+    while let Some(c) = rest.next() {
+        let directive = if c == '%' { rest.next() } else { None };
+        match directive {
+            Some('c') => out.push_str("%a %b %e %H:%M:%S %Y"),
+            Some('x') => out.push_str("%m/%d/%y"),
+            Some('X') => out.push_str("%H:%M:%S"),
+            directive => {
+                out.push(c);
+                out.extend(directive);
+            }
+        }
+    }
+    out
 }

@@ -167,3 +167,17 @@ fn broken_sources_never_panic() {
         }
     }
 }
+
+#[test]
+fn what_lies_inside_a_value_prints_as_in_python() {
+    let message = json!({"role": "user", "content": ["a\u{2028}b", 1e20, null]});
+    let source = "{{ messages[0] }} {{ messages[0] | string | length }}";
+    let want = r"{'role': 'user', 'content': ['a\u2028b', 1e+20, None]} 54";
+    assert_eq!(render(source, &[message]).unwrap(), want);
+}
+
+#[test]
+fn dates_print_as_in_the_c_locale() {
+    let source = "{{ strftime_now('%x %X %c %-d%%x') }}";
+    assert_eq!(render(source, &[]).unwrap(), "07/26/24 08:05:09 Fri Jul 26 08:05:09 2024 26%x");
+}
