@@ -1,6 +1,7 @@
 //! Sleep and wake: a session's pages, snapshots and last row become objects of the store, a manifest says what they are, and the same
-//! bits come back in any process. A page object holds the bytes of one page of every layer that sees all tokens, in layer order; a window
-//! object the same of the windowed layers; a snapshot object the slots of every layer. What the tokens say, the caller tells.
+//! bits come back in any process. A page object holds the bytes of one page of every layer that sees all tokens, in layer order, as far as
+//! it has tokens; a window object the same of the windowed layers; a snapshot object the slots of every layer. What the tokens say, the
+//! caller tells.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -106,9 +107,41 @@ fn fill(store: &Store, backend: &dyn Backend, object: &Hash, tensors: &mut [&mut
     Ok(())
 }
 
-/// The tensors of a page: over the object's file where that can be had, else filled from it. Either way every byte is held against
-/// the object's name.
-fn raise_page(store: &Store, backend: &dyn Backend, object: &Hash, specs: &[KvSpec]) -> Result<Vec<Tensor>> {
+/// Fills fresh tensors of a page with the bytes of an object that holds its first `rows` tokens.
+fn fill_rows(
+    store: &Store,
+    backend: &dyn Backend,
+    object: &Hash,
+    rows: usize,
+    page: &mut [Tensor],
+    specs: &[KvSpec],
+) -> Result<()> {
+    let mut bytes = vec![0; specs.iter().map(|s| rows * s.row_bytes()).sum()];
+    store.read_into(object, &mut [&mut bytes])?;
+    let mut rest = &bytes[..];
+    for (tensor, spec) in page.iter_mut().zip(specs) {
+        let (own, others) = rest.split_at(rows * spec.row_bytes());
+        rest = others;
+        if let Some(place) = tensor.host_bytes_mut() {
+            spec.scatter(rows, own, place);
+        } else {
+            let mut place = vec![0; spec.page_bytes()];
+            spec.scatter(rows, own, &mut place);
+            backend.write_bytes(tensor, &place)?;
+        }
+    }
+    Ok(())
+}
+
+/// The tensors of a page whose first `filled` tokens are meant: over the object's file where that can be had, else filled from it.
+/// Either way every byte is held against the object's name.
+fn raise_page(
+    store: &Store,
+    backend: &dyn Backend,
+    object: &Hash,
+    specs: &[KvSpec],
+    filled: usize,
+) -> Result<Vec<Tensor>> {
     let parts: Vec<_> = specs.iter().map(|s| (s.page_elements(), s.dtype)).collect();
     let bytes = specs.iter().map(|s| s.page_bytes() as u64).sum();
     if let Some((file, begins)) = store.raw_file(object, bytes)?
@@ -120,7 +153,12 @@ fn raise_page(store: &Store, backend: &dyn Backend, object: &Hash, specs: &[KvSp
     }
     let blank = |&(n, dtype): &(usize, DType)| backend.blank(&[n], dtype, Class::State);
     let mut page = parts.iter().map(blank).collect::<reverie_tensor::Result<Vec<_>>>()?;
-    fill(store, backend, object, &mut page.iter_mut().collect::<Vec<_>>())?;
+    let row_bytes: usize = specs.iter().map(KvSpec::row_bytes).sum();
+    let stored = store.header(object)?.0.raw_bytes;
+    match (filled..PAGE_TOKENS).find(|rows| (rows * row_bytes) as u64 == stored) {
+        Some(rows) => fill_rows(store, backend, object, rows, &mut page, specs)?,
+        None => fill(store, backend, object, &mut page.iter_mut().collect::<Vec<_>>())?,
+    }
     Ok(page)
 }
 
@@ -193,20 +231,20 @@ impl Engine {
                 Some(known) => whole.clone_from(&known.page.whole),
                 // Where every layer has a window or slots, pages are empty and there is nothing to read.
                 None if specs.whole.is_empty() => {}
-                None => jobs.push((whole, *manifest.pages.get(p).ok_or_else(nowhere)?, &specs.whole)),
+                None => jobs.push((whole, *manifest.pages.get(p).ok_or_else(nowhere)?, &specs.whole, filled)),
             }
             if standing.needed(at).contains(&p) {
                 match shared.filter(|k| k.window_tokens == PAGE_TOKENS) {
                     Some(known) => windowed.clone_from(&known.page.windowed),
                     None => {
                         let there = manifest.windows.iter().find(|w| w.page == p && w.tokens >= filled);
-                        jobs.push((windowed, there.ok_or_else(nowhere)?.object, &specs.windowed));
+                        jobs.push((windowed, there.ok_or_else(nowhere)?.object, &specs.windowed, filled));
                     }
                 }
             }
         }
-        together(readers(), jobs, |(tensors, object, specs)| {
-            *tensors = raise_page(store, backend, &object, specs)?;
+        together(readers(), jobs, |(tensors, object, specs, filled)| {
+            *tensors = raise_page(store, backend, &object, specs, filled)?;
             Ok::<_, Error>(())
         })?;
         let state = empty.at(at, pages.iter(), point.as_ref()).ok_or_else(nowhere)?;
@@ -301,20 +339,23 @@ impl Session {
         Ok(names)
     }
 
-    /// Puts parts of pages, with nothing beyond their last tokens, and gives their names.
+    /// Puts parts of pages, those that are not full without what lies beyond their last tokens, and gives their names.
     fn put_parts(&self, writer: &Writer, asleep: &mut Asleep, parts: Vec<Part>, specs: &[KvSpec]) -> Result<Vec<Hash>> {
         let backend = self.engine.model.backend().as_ref();
         // A name that a sweep has taken away is written again.
         let there = |part: &Part| part.stored.filter(|name| part.tensors.is_empty() || writer.has(name));
         let mut names: Vec<Option<Hash>> = parts.iter().map(there).collect();
-        let page_bytes: u64 = specs.iter().map(|s| s.page_bytes() as u64).sum();
-        asleep.state_bytes += page_bytes * names.iter().flatten().count() as u64;
+        let row_bytes: usize = specs.iter().map(KvSpec::row_bytes).sum();
+        let known = parts.iter().zip(&names).filter(|(_, name)| name.is_some());
+        asleep.state_bytes += known.map(|(part, _)| (part.tokens * row_bytes) as u64).sum::<u64>();
         let tally = Mutex::new(asleep);
         let jobs: Vec<_> = parts.iter().zip(&mut names).filter(|(_, name)| name.is_none()).collect();
         together(writers(), jobs, |(part, name)| {
             let mut bytes = part.tensors.iter().map(|t| bytes_of(backend, t)).collect::<Result<Vec<_>>>()?;
             if part.tokens < PAGE_TOKENS {
-                bytes.iter_mut().zip(specs).for_each(|(bytes, spec)| spec.clear_after(part.tokens, bytes.to_mut()));
+                let mut rows = Vec::with_capacity(part.tokens * row_bytes);
+                bytes.iter().zip(specs).for_each(|(bytes, spec)| spec.gather(part.tokens, bytes, &mut rows));
+                bytes = vec![Cow::Owned(rows)];
             }
             let stored = put(writer, &bytes)?;
             tally.lock().unwrap_or_else(PoisonError::into_inner).count(&stored, 1);

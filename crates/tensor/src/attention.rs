@@ -38,15 +38,39 @@ impl KvSpec {
         (self.k_dim + self.v_dim) * PAGE_TOKENS
     }
 
-    /// Makes a page's `bytes` zero beyond its first `filled` tokens: what an earlier text left there is nobody's business.
-    pub fn clear_after(&self, filled: usize, bytes: &mut [u8]) {
+    /// Adds a page's first `filled` tokens alone to `rows`, laid out like a page of that many: what an earlier text left behind them
+    /// is nobody's business.
+    pub fn gather(&self, filled: usize, page: &[u8], rows: &mut Vec<u8>) {
         let size = self.dtype.size();
         let filled = filled.min(PAGE_TOKENS);
-        for head in bytes.chunks_mut(self.head_elements() * size) {
-            let (keys, values) = head.split_at_mut(self.k_dim * PAGE_TOKENS * size);
-            keys.chunks_mut(PAGE_TOKENS * size).for_each(|lane| lane[filled * size..].fill(0));
-            values[filled * self.v_dim * size..].fill(0);
+        for head in page.chunks(self.head_elements().max(1) * size) {
+            let (keys, values) = head.split_at(self.k_dim * PAGE_TOKENS * size);
+            keys.chunks(PAGE_TOKENS * size).for_each(|lane| rows.extend_from_slice(&lane[..filled * size]));
+            rows.extend_from_slice(&values[..filled * self.v_dim * size]);
         }
+    }
+
+    /// Makes a `page` of what [`gather`](KvSpec::gather) took of one, zero beyond its tokens. `rows` are [`row_bytes`](KvSpec::row_bytes)
+    /// for each of `filled` tokens.
+    pub fn scatter(&self, filled: usize, mut rows: &[u8], page: &mut [u8]) {
+        let size = self.dtype.size();
+        let mut put = |into: &mut [u8], n: usize| {
+            let (now, later) = rows.split_at(n);
+            let (there, beyond) = into.split_at_mut(n);
+            there.copy_from_slice(now);
+            beyond.fill(0);
+            rows = later;
+        };
+        for head in page.chunks_mut(self.head_elements().max(1) * size) {
+            let (keys, values) = head.split_at_mut(self.k_dim * PAGE_TOKENS * size);
+            keys.chunks_mut(PAGE_TOKENS * size).for_each(|lane| put(lane, filled * size));
+            put(values, filled * self.v_dim * size);
+        }
+    }
+
+    /// Bytes of one token in a page.
+    pub fn row_bytes(&self) -> usize {
+        self.n_heads * (self.k_dim + self.v_dim) * self.dtype.size()
     }
 
     /// Bytes of a page.
@@ -248,5 +272,31 @@ impl AttendSpec {
     /// Elements of a value.
     pub fn v_dim(&self) -> usize {
         self.latent.map_or(self.kv.v_dim, |l| l.value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rows_of_a_page_make_it_again_and_nothing_behind_them() {
+        for (n_heads, k_dim, v_dim, dtype) in [(2, 3, 5, DType::F16), (1, 4, 0, DType::F32), (3, 1, 2, DType::BF16)] {
+            let spec = KvSpec { n_heads, k_dim, v_dim, dtype };
+            let size = dtype.size();
+            let page: Vec<u8> = (0..spec.page_bytes()).map(|i| (i % 251) as u8 + 1).collect();
+            for filled in [0, 1, 36, PAGE_TOKENS] {
+                let mut rows = Vec::new();
+                spec.gather(filled, &page, &mut rows);
+                assert_eq!(rows.len(), filled * spec.row_bytes());
+                let mut again = vec![0xff; page.len()];
+                spec.scatter(filled, &rows, &mut again);
+                for (i, (&was, &is)) in page.iter().zip(&again).enumerate() {
+                    let (head, at) = (i / size % spec.head_elements(), k_dim * PAGE_TOKENS);
+                    let slot = if head < at { head % PAGE_TOKENS } else { (head - at) / v_dim };
+                    assert_eq!(is, if slot < filled { was } else { 0 }, "byte {i} of {spec:?}, {filled} tokens");
+                }
+            }
+        }
     }
 }
