@@ -54,3 +54,26 @@ fn a_config_of_sizes_alone_gives_the_plan_of_the_whole_one() {
     }
     assert!(wrong.is_empty(), "{} of {} families:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
 }
+
+#[test]
+fn exceptions_of_layers_stand_alone() {
+    // Full layers whose heads are as wide as the others': the newest spelling then has nothing to say of their width.
+    let bytes = std::fs::read(root().join("gemma4_text/config.v4.json")).expect("config");
+    let mut older: Value = serde_json::from_slice(&bytes).expect("json");
+    older["global_head_dim"] = older["head_dim"].clone();
+    let mut newer = older.clone();
+    let fields = newer.as_object_mut().expect("object");
+    let heads = fields.remove("num_global_key_value_heads").expect("heads of full layers");
+    fields.remove("global_head_dim");
+    fields.insert(
+        "per_layer_config".into(),
+        json!({"2": {"num_key_value_heads": heads}, "5": {"num_key_value_heads": heads}}),
+    );
+    let store = Bare(&[]);
+    let want = plan(&older, &store);
+    assert!(want.starts_with("Plan {"), "{want}");
+    assert_eq!(apart(&plan(&newer, &store), &want), None);
+    // Nor does the older spelling's word count beside it.
+    newer["global_head_dim"] = json!(4 * 16);
+    assert_eq!(apart(&plan(&newer, &store), &want), None);
+}

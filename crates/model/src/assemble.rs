@@ -33,6 +33,8 @@ pub struct Build<'a> {
     shares: bool,
     /// Where experts come and go, if they are not packed for good.
     shelf: Option<&'a Arc<Shelf>>,
+    /// Multiplies the biases of its projections.
+    bias_factor: f32,
 }
 
 /// Projections packed once for several layers.
@@ -72,6 +74,13 @@ impl<'a> Build<'a> {
     #[must_use]
     pub fn wearing(self, worn: Vec<Adapter>) -> Build<'a> {
         Build { worn, ..self }
+    }
+
+    /// The same place for projections whose biases count this many times: where what they give is multiplied in place of what they read,
+    /// the bias, which the factor must not meet, is divided by it.
+    #[must_use]
+    pub fn biased(&self, factor: f32) -> Build<'a> {
+        Build { worn: self.worn.clone(), reading: self.reading, bias_factor: factor, ..self.below("") }
     }
 
     /// The scope `prefix` of the plan, whose projections several parts share: packed when the first asks, without adapters.
@@ -204,7 +213,10 @@ impl<'a> Build<'a> {
 
     fn bias(&self, leaf: &str, n: usize) -> Result<Option<Vec<f32>>> {
         let leaf = format!("{leaf}.bias");
-        if self.has(&leaf) { self.values(&leaf, n).map(Some) } else { Ok(None) }
+        if !self.has(&leaf) {
+            return Ok(None);
+        }
+        Ok(Some(self.values(&leaf, n)?.into_iter().map(|b| b * self.bias_factor).collect()))
     }
 
     /// The values of the vector `leaf` (name with its suffix).
@@ -329,6 +341,7 @@ impl<'a> Build<'a> {
             packed: self.packed,
             shares: false,
             shelf: self.shelf,
+            bias_factor: 1.0,
         }
     }
 }
@@ -357,6 +370,7 @@ pub fn assemble(
         packed: &packed,
         shares: false,
         shelf,
+        bias_factor: 1.0,
     };
     let embed = root.linear(&plan.embed, plan.vocab, plan.width)?.weight;
     let before = plan.before.as_ref().map_or(Ok(Vec::new()), |l| blocks(&root, l))?;

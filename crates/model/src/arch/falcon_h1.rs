@@ -36,18 +36,16 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
         }
     };
     let (into_attention, into_scan) = (factor("attention_in_multiplier")?, factor("ssm_in_multiplier")?);
-    for (bias, field, factor) in [
-        ("attention_bias", "attention_in_multiplier", into_attention),
-        ("mamba_proj_bias", "ssm_in_multiplier", into_scan),
-    ] {
-        if factor != 1.0 && config.optional_bool(bias)?.unwrap_or(false) {
-            return Err(Error::config(bias, "true", format!("false where {field} is not 1")));
-        }
+    if turned && config.flag("attention_bias")? && source.factor("attention_in_multiplier")? != 1.0 {
+        let expected = "false where attention_in_multiplier is not 1 and MLX has multiplied it into the weights alone";
+        return Err(Error::config("attention_bias", "true", expected));
     }
     let mlp = factors("mlp_multipliers", 2)?;
     let mut plan = source.decoder(ENTRY.name, NormWeight::Plain, |i| {
         let mut attention = source.attention(i)?;
+        // What attention reads is multiplied where its scores and results are; its biases do not meet that factor.
         attention.scale *= into_attention * into_attention * source.factor("key_multiplier")?;
+        attention.bias_factor = into_attention.recip();
         let branches = vec![
             Branch {
                 scope: "mamba".into(),
@@ -81,6 +79,7 @@ fn scan(source: &Source<'_>, into: f32, parts: &[f32]) -> Result<mamba2::Spec> {
     let mut scan = source.state_space()?;
     let flag =
         |field: &str, default: bool| -> Result<bool> { Ok(source.config.optional_bool(field)?.unwrap_or(default)) };
+    scan.proj_bias[1] = flag("projectors_bias", false)?;
     // A GGUF file has the factors in its weights, and says by a tensor alone whether there is a norm (after the gate).
     if source.gguf.is_some() {
         let normed = source.weights.contains("blk.0.ssm_norm.weight");
@@ -93,6 +92,6 @@ fn scan(source: &Source<'_>, into: f32, parts: &[f32]) -> Result<mamba2::Spec> {
         (true, false) => OutNorm::GateFirst(source.eps()?),
     };
     let &[z, x, b, c, dt] = parts else { return Ok(scan) };
-    scan.factors = Factors { z: into * z, mixed: [into * x, into * b, into * c], dt: into * dt };
+    scan.factors = Factors { z: into * z, mixed: [into * x, into * b, into * c], dt: into * dt, bias: into.recip() };
     Ok(scan)
 }

@@ -98,10 +98,11 @@ fn attention(source: &Source<'_>, kinds: &[String], i: usize) -> Result<full_att
     let (config, sliding) = (&source.config, kinds[i] == "sliding_attention");
     let keys_as_values = !sliding && gemma4_gguf::keys_as_values(&source, i)?;
     let mut own: Vec<(String, Value)> = Vec::new();
-    let wider = |field: &str, wide: &str| config.get(wide).filter(|_| !sliding).map(|v| (field.to_owned(), v.clone()));
+    // The newest spelling has a section of exceptions for each layer, and then no other word for full ones.
+    let older = !sliding && !config.has("per_layer_config");
+    let wider = |field: &str, wide: &str| config.get(wide).filter(|_| older).map(|v| (field.to_owned(), v.clone()));
     own.extend(wider("head_dim", "global_head_dim"));
     own.extend(wider("num_key_value_heads", "num_global_key_value_heads").filter(|_| keys_as_values));
-    // The newest spelling has a section of exceptions for each layer.
     if let Some(layers) = config.section("per_layer_config")?
         // Its keys are numbers, as wide as the last one.
         && let Some(key) = layers.fields().keys().find(|key| key.parse() == Ok(i))

@@ -90,6 +90,8 @@ pub(super) fn plan(source: &Source<'_>) -> Result<Plan> {
             "attention" | "full_attention" => {
                 let mut attention = source.attention(i)?;
                 attention.rope = None;
+                // transformers does not read `attention_bias`: biases count where the checkpoint has them.
+                (attention.qkv_bias, attention.o_bias) = (false, false);
                 Part::Mixer(Box::new(attention))
             }
             "mlp" => Part::Ffn((relu2::ENTRY.spec)(config, i)?),

@@ -40,7 +40,7 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
                 mixer.gate = closing::Gate::Silu;
                 mixer.eps = 1e-5;
                 if config.optional_bool("linear_allow_neg_eigval")?.unwrap_or(true) {
-                    mixer.strength = Some(2.0);
+                    mixer.strength = delta::Strength::Sigmoid(2.0);
                 }
                 Ok(vec![
                     Block::new("linear_attn", norm("attention_layer_norm"), Part::Mixer(Box::new(mixer))),

@@ -24,8 +24,10 @@ const LEAVES: Leaves = &[
 
 fn plan(source: &Source<'_>) -> Result<Plan> {
     let config = &source.config;
-    if !config.optional_bool("add_out_norm")?.unwrap_or(true) {
-        return Err(Error::config("add_out_norm", "false", "true"));
+    // transformers has the last norm whatever this field says.
+    let normed = source.weights.contains(&source.names().spell("model.norm.weight", source.weights));
+    if !config.optional_bool("add_out_norm")?.unwrap_or(true) && !normed {
+        return Err(Error::config("add_out_norm", "false", "a last norm 'out_norm' among the tensors"));
     }
     let mut plan = source.decoder(ENTRY.name, NormWeight::Plain, |_| {
         let ffn = glu::Spec::rounded(config, "ffn_proj_factor", "ffn_round_up_to_multiple_of")?;

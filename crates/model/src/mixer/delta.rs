@@ -4,7 +4,9 @@
 
 use reverie_files::ModelConfig;
 use reverie_tensor::formula::input;
-use reverie_tensor::{Act, Decay, Formula, HeadOrder, Operand, Read, Recurrence, RecurrenceSpec, Rule, Tensor};
+use reverie_tensor::{
+    Act, Backend, Decay, Formula, HeadOrder, Operand, Read, Recurrence, RecurrenceSpec, Rule, Tensor,
+};
 
 use super::closing::{Closing, ClosingSpec, Gate, Over};
 use super::mamba::Rates;
@@ -35,8 +37,12 @@ pub struct Spec {
     pub act: Option<Act>,
     /// What the state loses at each token.
     pub decay: Forget,
-    /// Multiplies σ(b), how strongly a token writes: 2 where eigenvalues may be negative. None: every token writes in full.
-    pub strength: Option<f32>,
+    /// On q and k, after that.
+    pub feature: Option<Formula>,
+    /// What q and k are brought to.
+    pub unit: Unit,
+    /// How strongly a token writes.
+    pub strength: Strength,
     /// On the way out.
     pub gate: Gate,
     /// Of the output norm.
@@ -45,6 +51,24 @@ pub struct Spec {
     pub stored: Stored,
     /// How the rates of forgetting lie in the file.
     pub rates: Rates,
+}
+
+/// What the queries and keys of a head are brought to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// A length of one.
+    Length,
+    /// A sum of magnitudes of one.
+    Sum,
+}
+
+/// How strongly a token writes; 2 where eigenvalues may be negative.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Strength {
+    /// σ(b) times this.
+    Sigmoid(f32),
+    /// The same for every token.
+    Fixed(f32),
 }
 
 /// How a delta rule forgets.
@@ -87,7 +111,9 @@ impl Spec {
             kernel: Some(count(config, "linear_conv_kernel_dim")?),
             act: Some(Act::Silu),
             decay: Forget::ByHead,
-            strength: Some(1.0),
+            feature: None,
+            unit: Unit::Length,
+            strength: Strength::Sigmoid(1.0),
             gate: Gate::Silu,
             eps: config.optional_f64("rms_norm_eps")?.unwrap_or(1e-6) as f32,
             stored: Stored::Joint,
@@ -115,7 +141,9 @@ impl Spec {
             kernel: flash_kernel(config, true)?,
             act: Some(Act::Silu),
             decay: Forget::Nothing,
-            strength: Some(if config.flag("allow_neg_eigval")? { 2.0 } else { 1.0 }),
+            feature: None,
+            unit: Unit::Length,
+            strength: Strength::Sigmoid(if config.flag("allow_neg_eigval")? { 2.0 } else { 1.0 }),
             gate: Gate::Absent,
             eps: config.f64_or("norm_eps", 1e-5)? as f32,
             stored: Stored::Apart,
@@ -151,7 +179,8 @@ impl Spec {
             Stored::ByKeyHead => Leaves::ByHead("in_proj_qkvz", self.by_key_head().0),
             Stored::Apart => Leaves::Apart(["q_proj", "k_proj", "v_proj"]),
         };
-        QkvSpec { widths, kernel: self.kernel, acts: [self.act, self.act, Some(Act::Silu)], leaves }
+        let features = [self.feature.clone(), self.feature.clone(), None];
+        QkvSpec { widths, kernel: self.kernel, acts: [self.act, self.act, Some(Act::Silu)], features, leaves }
     }
 }
 
@@ -244,11 +273,12 @@ impl MixerSpec for Spec {
             _ => Some(Narrow::from(b.linear("in_proj_z", v_width, b.width())?)),
         };
         let strength = match self.strength {
-            Some(scale) => {
+            Strength::Sigmoid(scale) => {
                 let formula = if scale == 1.0 { input(0).sigmoid() } else { input(0).sigmoid() * scale };
-                Some((small("b", 0)?, formula))
+                Some((Some(small("b", 0)?), formula))
             }
-            None => None,
+            Strength::Fixed(1.0) => None,
+            Strength::Fixed(scale) => Some((None, scale.into())),
         };
         let (norm, out): (&[&str], &str) = if joint { (&["norm"], "out_proj") } else { (&["o_norm"], "o_proj") };
         let closing = ClosingSpec { norm, over: Over::Head, eps: self.eps, gate: self.gate, out };
@@ -256,6 +286,7 @@ impl MixerSpec for Spec {
             qkv: self.qkv().build(b)?,
             forget,
             strength,
+            unit: self.unit,
             closing: closing.build(b, (heads, self.v_dim), gate)?,
             n_k_heads: self.n_k_heads,
             slot: self.qkv().slots().len(),
@@ -264,7 +295,7 @@ impl MixerSpec for Spec {
                 k_dim: self.k_dim,
                 v_dim: self.v_dim,
                 order: if self.stored == Stored::Tiled { HeadOrder::Tiled } else { HeadOrder::Grouped },
-                unit_eps: Some(1e-6),
+                unit_eps: (self.unit == Unit::Length).then_some(1e-6),
                 q_scale: (self.k_dim as f32).powf(-0.5),
                 read: Read::After,
                 skip: None,
@@ -286,12 +317,25 @@ struct Forgetting {
 struct DeltaLayer {
     qkv: Qkv,
     forget: Option<Forgetting>,
-    strength: Option<(Linear, Formula)>,
+    /// From a projection, or the same for all; none for a write in full.
+    strength: Option<(Option<Linear>, Formula)>,
+    unit: Unit,
     closing: Closing,
     n_k_heads: usize,
     /// The state's, after those of the convolutions.
     slot: usize,
     rule: RecurrenceSpec,
+}
+
+impl DeltaLayer {
+    /// Each head `[Dk]` of queries or keys over the sum of its magnitudes, which counts at least 1e-6.
+    fn of_sum_one(&self, be: &dyn Backend, x: Tensor) -> Result<Tensor> {
+        let shape = [x.rows(), self.n_k_heads, self.rule.k_dim];
+        let magnitudes = be.pointwise(&shape, &[Operand::Each(&x)], &input(0).abs())?;
+        let sums = be.dot(&magnitudes, &be.pointwise(&shape, &[], &1.0.into())?)?;
+        let share = input(0) / input(1).max(1e-6);
+        Ok(be.pointwise(x.dims(), &[Operand::Each(&x), Operand::Stretch(&sums)], &share)?)
+    }
 }
 
 impl Mixer for DeltaLayer {
@@ -300,10 +344,10 @@ impl Mixer for DeltaLayer {
         let firsts = [
             self.closing.gate(),
             self.forget.as_ref().map(|f| &f.project.first),
-            self.strength.as_ref().map(|(b, _)| b),
+            self.strength.as_ref().and_then(|(b, _)| b.as_ref()),
         ];
         let others: Vec<&Linear> = firsts.iter().flatten().copied().collect();
-        let (mixed, others) = self.qkv.forward(step, &stream, &others, states)?;
+        let (mut mixed, others) = self.qkv.forward(step, &stream, &others, states)?;
         let mut others = others.into_iter();
         let mut next = |wanted: bool| if wanted { others.next() } else { None };
         let (z, a, b) = (next(firsts[0].is_some()), next(firsts[1].is_some()), next(firsts[2].is_some()));
@@ -315,11 +359,17 @@ impl Mixer for DeltaLayer {
             }
             _ => None,
         };
+        let heads = self.rule.n_heads;
         let written = match (&self.strength, b) {
             (Some((_, formula)), Some(b)) => Some(be.pointwise(b.dims(), &[Operand::Each(&b)], formula)?),
-            _ => None,
+            (Some((_, formula)), None) => Some(be.pointwise(&[step.positions.len(), heads], &[], formula)?),
+            (None, _) => None,
         };
-        let heads = self.rule.n_heads;
+        if self.unit == Unit::Sum {
+            for part in [0, 1] {
+                mixed.change(part, |x| self.of_sum_one(be, x))?;
+            }
+        }
         let operands = Recurrence {
             q: mixed.heads(0, self.n_k_heads),
             k: mixed.heads(1, self.n_k_heads),

@@ -1,12 +1,11 @@
 //! The delta rule without decay (arXiv 2406.06484), in flash-linear-attention's field names.
 
-use reverie_files::ModelConfig;
-use reverie_tensor::Act;
-
 use super::closing::Gate;
-use super::{MixerEntry, delta};
+use super::delta::{Strength, Unit};
+use super::{MixerEntry, delta, qkv};
 use crate::error::{Error, Result};
 use crate::state::StateKind;
+use reverie_files::ModelConfig;
 
 /// The row.
 pub const ENTRY: MixerEntry = MixerEntry {
@@ -19,20 +18,22 @@ pub const ENTRY: MixerEntry = MixerEntry {
 
 /// DeltaNet's layer.
 pub fn spec(config: &ModelConfig) -> Result<delta::Spec> {
-    let norm = config.optional_text("qk_norm")?.unwrap_or("l2");
-    if norm != "l2" {
-        return Err(Error::config("qk_norm", norm, "l2, the only one that this mixer computes"));
-    }
-    let act = match config.optional_text("qk_activation")?.unwrap_or("silu") {
-        "silu" => Some(Act::Silu),
-        "relu" => Some(Act::Relu),
-        "identity" => None,
-        other => return Err(Error::config("qk_activation", other, "silu, relu or identity")),
-    };
     let mut spec = delta::Spec::flash(config, ENTRY.name)?;
-    spec.act = act;
+    spec.unit = match config.optional_text("qk_norm")?.unwrap_or("l2") {
+        "l2" => Unit::Length,
+        "sum" => Unit::Sum,
+        other => return Err(Error::config("qk_norm", other, "l2 or sum")),
+    };
+    match config.optional_text("qk_activation")?.unwrap_or("silu") {
+        "silu" => {}
+        "identity" => spec.act = None,
+        word => {
+            spec.act = None;
+            spec.feature = Some(qkv::feature("qk_activation", word, &["elu", "identity", "relu", "silu"])?);
+        }
+    }
     if !config.optional_bool("use_beta")?.unwrap_or(true) {
-        spec.strength = None;
+        spec.strength = Strength::Fixed(if config.flag("allow_neg_eigval")? { 2.0 } else { 1.0 });
     }
     if config.flag("use_gate")? {
         spec.gate = Gate::Silu;

@@ -52,6 +52,8 @@ pub struct Spec {
     pub qkv_bias: bool,
     /// o must have a bias.
     pub o_bias: bool,
+    /// Multiplies all of these; 1 nearly everywhere.
+    pub bias_factor: f32,
     /// Keys that are seen.
     pub reach: Reach,
     /// Scores become cap · tanh(score / cap).
@@ -152,6 +154,7 @@ impl Spec {
             growth: None,
             qkv_bias: bias,
             o_bias: bias,
+            bias_factor: 1.0,
             reach: match kind {
                 Some(kind @ ("sliding_attention" | "chunked_attention")) => reach(config, kind)?,
                 _ => Reach::All,
@@ -236,6 +239,7 @@ impl MixerSpec for Spec {
     }
 
     fn build(&self, b: &mut Build<'_>) -> Result<Box<dyn Mixer>> {
+        let b = &b.biased(self.bias_factor);
         let (q_width, kv) = (self.n_heads * self.head_dim, self.need());
         let (q, gate) = if self.output_gate {
             (self.half(b, 0)?, Some(self.half(b, 1)?))

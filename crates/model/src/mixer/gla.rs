@@ -5,7 +5,7 @@ use reverie_tensor::Act;
 
 use super::closing::{ClosingSpec, Gate, Over};
 use super::decayed::{Fade, Spec};
-use super::qkv::{Leaves, QkvSpec};
+use super::qkv::{self, Leaves, QkvSpec};
 use super::{MixerEntry, delta};
 use crate::error::{Error, Result};
 use crate::state::StateKind;
@@ -53,15 +53,8 @@ pub fn flash(
         }
     };
     let (k_dim, v_dim) = (dim("expand_k", expand.0)?, dim("expand_v", expand.1)?);
-    let act = match config.optional_text("feature_map")? {
-        None => None,
-        Some("relu") => Some(Act::Relu),
-        Some("swish" | "silu") => Some(Act::Silu),
-        Some(other) => return Err(Error::config("feature_map", other, "null, relu or swish")),
-    };
-    if act.is_some() && kernel.is_some() {
-        return Err(Error::config("feature_map", "one beside use_short_conv", "one of the two"));
-    }
+    let words = ["gelu", "logsigmoid", "relu", "sigmoid", "silu", "sqrelu", "swish"];
+    let map = config.optional_text("feature_map")?.map(|word| qkv::feature("feature_map", word, &words)).transpose()?;
     let conv = kernel.map(|_| Act::Silu);
     let gated = config.optional_bool("use_output_gate")?.unwrap_or(true);
     Ok(Spec {
@@ -73,7 +66,8 @@ pub fn flash(
         qkv: QkvSpec {
             widths: [n_heads * k_dim, n_kv_heads * k_dim, n_kv_heads * v_dim],
             kernel,
-            acts: [act.or(conv), act.or(conv), conv],
+            acts: [conv; 3],
+            features: [map.clone(), map, None],
             leaves: Leaves::Apart(["q_proj", "k_proj", "v_proj"]),
         },
         rope: None,

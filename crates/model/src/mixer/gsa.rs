@@ -6,7 +6,7 @@ use reverie_tensor::{
     Act, Decay, Formula, HeadOrder, Heads, Input, Norm, Operand, Read, Recurrence, RecurrenceSpec, Rule, Tensor,
 };
 
-use super::qkv::{Leaves, Qkv, QkvSpec};
+use super::qkv::{self, Leaves, Qkv, QkvSpec};
 use super::{Mixer, MixerEntry, Step, Stream, delta};
 use crate::Build;
 use crate::error::{Error, Result};
@@ -39,7 +39,7 @@ pub struct Spec {
     /// Taps of the convolutions, if there are any.
     pub kernel: Option<usize>,
     /// On q and k.
-    pub act: Act,
+    pub feature: Formula,
     /// Divides the logarithm of the decay.
     pub divisor: f32,
     /// Of the output norm.
@@ -72,18 +72,15 @@ impl Spec {
         if n_slots == 0 || n_slots > 1024 {
             return Err(Error::config("num_slots", n_slots, "1 to 1024"));
         }
-        let act = match config.optional_text("feature_map")?.unwrap_or("swish") {
-            "swish" => Act::Silu,
-            "relu" => Act::Relu,
-            other => return Err(Error::config("feature_map", other, "swish or relu")),
-        };
+        let map = config.optional_text("feature_map")?.unwrap_or("swish");
+        let feature = qkv::feature("feature_map", map, &["relu", "swish"])?;
         let divisor = config.f64_or("gate_logit_normalizer", 8.0)? as f32;
         if divisor.is_nan() || divisor <= 0.0 {
             return Err(Error::config("gate_logit_normalizer", divisor, "a positive number"));
         }
         let kernel = delta::flash_kernel(config, false)?;
         // The fused norm and projection of the library take this epsilon, whatever the config says.
-        Ok(Spec { n_heads, n_kv_heads, k_dim, v_dim, n_slots, kernel, act, divisor, eps: 1e-5 })
+        Ok(Spec { n_heads, n_kv_heads, k_dim, v_dim, n_slots, kernel, feature, divisor, eps: 1e-5 })
     }
 
     fn qkv(&self) -> QkvSpec {
@@ -91,7 +88,8 @@ impl Spec {
         QkvSpec {
             widths: [self.n_heads * self.k_dim, g * self.k_dim, g * self.v_dim],
             kernel: self.kernel,
-            acts: [conv, conv, conv],
+            acts: [conv; 3],
+            features: [Some(self.feature.clone()), Some(self.feature.clone()), Some(input(0).act(Act::Silu))],
             leaves: Leaves::Apart(["q_proj", "k_proj", "v_proj"]),
         }
     }
@@ -128,7 +126,6 @@ impl MixerSpec for Spec {
         Ok(Box::new(Gsa {
             qkv: self.qkv().build(b)?,
             f: b.linear("f_proj", self.n_kv_heads * self.n_slots, b.width())?,
-            feature: input(0).act(self.act),
             silu: input(0).act(Act::Silu),
             kept,
             written: -input(0) + 1.0,
@@ -147,7 +144,6 @@ struct Gsa {
     qkv: Qkv,
     /// The slots' decay.
     f: Linear,
-    feature: Formula,
     silu: Formula,
     kept: Formula,
     /// What a token puts into a slot: what the slot has lost.
@@ -166,10 +162,7 @@ struct Gsa {
 impl Mixer for Gsa {
     fn forward(&self, step: &Step<'_>, stream: Stream<'_>, states: &mut [&mut LayerState]) -> Result<Tensor> {
         let (be, h, g) = (step.backend, self.keys.n_heads, self.n_kv_heads);
-        let (mut mixed, mut others) = self.qkv.forward(step, &stream, &[&self.f], states)?;
-        for (part, formula) in [(0, &self.feature), (1, &self.feature), (2, &self.silu)] {
-            mixed.change(part, |x| Ok(be.pointwise(x.dims(), &[Operand::Each(&x)], formula)?))?;
-        }
+        let (mixed, mut others) = self.qkv.forward(step, &stream, &[&self.f], states)?;
         let f = others.remove(0);
         let kept = be.pointwise(f.dims(), &[Operand::Each(&f)], &self.kept)?;
         let written = be.pointwise(f.dims(), &[Operand::Each(&kept)], &self.written)?;

@@ -5,7 +5,7 @@ use reverie_tensor::Act;
 
 use super::closing::{ClosingSpec, Gate, Over};
 use super::decayed::{Fade, Spec};
-use super::qkv::{Leaves, QkvSpec};
+use super::qkv::{Leaves, PLAIN, QkvSpec};
 use super::{MixerEntry, delta};
 use crate::error::{Error, Result};
 use crate::state::StateKind;
@@ -44,6 +44,7 @@ pub fn spec(config: &ModelConfig, layer: usize) -> Result<Spec> {
             widths: [heads * k_dim, heads * k_dim, width],
             kernel: delta::flash_kernel(config, false)?,
             acts: [Some(Act::Silu), None, None],
+            features: PLAIN,
             leaves: Leaves::Apart(["q_proj", "f_proj", "i_proj"]),
         },
         rope: None,

@@ -3,6 +3,7 @@
 use reverie_files::ModelConfig;
 
 use super::closing::Gate;
+use super::delta::{Strength, Unit};
 use super::mamba::Rates;
 use super::{MixerEntry, delta};
 use crate::error::{Error, Result};
@@ -37,7 +38,9 @@ pub fn hugging_face(config: &ModelConfig) -> Result<delta::Spec> {
         kernel: Some(delta::count(config, "linear_conv_kernel_dim")?),
         act: Some(reverie_tensor::Act::Silu),
         decay: delta::Forget::ByKey,
-        strength: Some(1.0),
+        feature: None,
+        unit: Unit::Length,
+        strength: Strength::Sigmoid(1.0),
         gate: Gate::Sigmoid,
         eps: config.f64_or("rms_norm_eps", 1e-6)? as f32,
         stored: delta::Stored::Apart,

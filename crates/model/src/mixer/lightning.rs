@@ -6,7 +6,7 @@ use reverie_tensor::Act;
 
 use super::closing::{ClosingSpec, Gate, Over};
 use super::decayed::{Fade, Spec};
-use super::qkv::{ByHead, Leaves, QkvSpec};
+use super::qkv::{ByHead, Leaves, PLAIN, QkvSpec};
 use super::{MixerEntry, delta};
 use crate::error::{Error, Result};
 use crate::state::StateKind;
@@ -48,6 +48,7 @@ pub fn spec(config: &ModelConfig, layer: usize) -> Result<Spec> {
             widths: [heads * dim; 3],
             kernel: None,
             acts: [Some(Act::Silu); 3],
+            features: PLAIN,
             leaves: Leaves::ByHead(
                 "qkv_proj",
                 ByHead { heads, stretch: 3 * dim, parts: [(0, dim), (dim, dim), (2 * dim, dim)] },

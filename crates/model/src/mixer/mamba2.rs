@@ -46,6 +46,8 @@ pub struct Factors {
     pub mixed: [f32; 3],
     /// On the step before its bias.
     pub dt: f32,
+    /// On the first projection's bias, which the factors above meet too.
+    pub bias: f32,
 }
 
 /// One Mamba-2 layer.
@@ -63,8 +65,8 @@ pub struct Spec {
     pub kernel: usize,
     /// The convolution must have a bias.
     pub conv_bias: bool,
-    /// The projections must have biases.
-    pub proj_bias: bool,
+    /// The first projection, and the last, must have biases.
+    pub proj_bias: [bool; 2],
     /// On the way out.
     pub norm: OutNorm,
     /// The step after its softplus is held between these.
@@ -125,14 +127,14 @@ impl Spec {
             states,
             kernel: count(&["mamba_d_conv", "conv_kernel"], 4)?,
             conv_bias: flag(&["mamba_conv_bias", "use_conv_bias"], true)?,
-            proj_bias: flag(&["use_bias", "mamba_proj_bias", "add_bias_linear"], false)?,
+            proj_bias: [flag(&["use_bias", "mamba_proj_bias", "add_bias_linear"], false)?; 2],
             norm: match (flag(&["rmsnorm"], true)?, flag(&["norm_before_gate"], false)?) {
                 (false, _) => OutNorm::Absent,
                 (true, false) => OutNorm::GateFirst(eps),
                 (true, true) => OutNorm::NormFirst(eps),
             },
             limits: limits(config)?,
-            factors: Factors { z: 1.0, mixed: [1.0; 3], dt: 1.0 },
+            factors: Factors { z: 1.0, mixed: [1.0; 3], dt: 1.0, bias: 1.0 },
             rates: Rates::Log,
         })
     }
@@ -189,11 +191,15 @@ impl MixerSpec for Spec {
     fn build(&self, b: &mut Build<'_>) -> Result<Box<dyn Mixer>> {
         let (width, heads, inner, channels, f) = (b.width(), self.n_heads, self.inner(), self.channels(), self.factors);
         let rows = inner + channels + heads;
-        if self.proj_bias {
-            b.values("in_proj.bias", rows)?;
-            b.values("out_proj.bias", width)?;
+        for (wanted, leaf, n) in
+            [(self.proj_bias[0], "in_proj.bias", rows), (self.proj_bias[1], "out_proj.bias", width)]
+        {
+            if wanted {
+                b.values(leaf, n)?;
+            }
         }
-        let part = |rows_of: std::ops::Range<usize>| b.linear_rows("in_proj", rows, width, rows_of.collect());
+        let first = b.biased(f.bias);
+        let part = |rows_of: std::ops::Range<usize>| first.linear_rows("in_proj", rows, width, rows_of.collect());
         // A factor on the convolution's input is one on its taps.
         let factor = |c: usize| f.mixed[if c < inner { 0 } else { 1 + (c - inner) / self.keys() }];
         let taps = b.conv_taps_times("conv1d.weight", (channels, self.kernel), factor)?;

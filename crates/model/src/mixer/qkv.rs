@@ -19,8 +19,30 @@ pub struct QkvSpec {
     pub kernel: Option<usize>,
     /// Applied to q, k and v, after the convolution if there is one.
     pub acts: [Option<Act>; 3],
+    /// On q, k and v after that, where they are stored apart.
+    pub features: [Option<Formula>; 3],
     /// Their tensors.
     pub leaves: Leaves,
+}
+
+/// No feature maps.
+pub const PLAIN: [Option<Formula>; 3] = [None, None, None];
+
+/// The feature maps of flash-linear-attention by their words, of those that `allowed` lists.
+pub fn feature(field: &'static str, word: &str, allowed: &[&str]) -> Result<Formula> {
+    let x = || input(0);
+    match word {
+        _ if !allowed.contains(&word) => {}
+        "elu" => return Ok(x().max(0.0) + x().min(0.0).exp()),
+        "gelu" => return Ok(x().act(Act::GeluTanh)),
+        "logsigmoid" => return Ok(x().log_sigmoid()),
+        "relu" => return Ok(x().act(Act::Relu)),
+        "sigmoid" => return Ok(x().sigmoid()),
+        "silu" | "swish" => return Ok(x().act(Act::Silu)),
+        "sqrelu" => return Ok(x().act(Act::Relu2)),
+        _ => {}
+    }
+    Err(Error::config(field, word, format!("one of {}", allowed.join(", "))))
 }
 
 /// The tensors of queries, keys and values.
@@ -93,7 +115,7 @@ impl QkvSpec {
             }
         };
         let convs = self.kernel.map_or(Ok(Vec::new()), |kernel| self.convolutions(b, kernel))?;
-        Ok(Qkv { linears, convs, acts: self.acts, widths: self.widths })
+        Ok(Qkv { linears, convs, acts: self.acts, features: self.features.clone(), widths: self.widths })
     }
 
     fn convolutions(&self, b: &Build<'_>, kernel: usize) -> Result<Vec<ConvSpec>> {
@@ -141,6 +163,7 @@ pub struct Qkv {
     linears: Vec<Linear>,
     convs: Vec<ConvSpec>,
     acts: [Option<Act>; 3],
+    features: [Option<Formula>; 3],
     widths: [usize; 3],
 }
 
@@ -189,6 +212,10 @@ impl Qkv {
                 (Some(conv), _) => be.conv(&x, &mut step.segments(states, i)?, conv)?,
                 (None, Some(act)) => be.pointwise(x.dims(), &[Operand::Each(&x)], &input(0).act(act))?,
                 (None, None) => x,
+            };
+            let x = match &self.features[i] {
+                Some(feature) => be.pointwise(x.dims(), &[Operand::Each(&x)], feature)?,
+                None => x,
             };
             parts.push(x);
         }
