@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Save and restore of one sequence in llama.cpp beside sleep and wake in Reverie: the same GGUF file, the same number of tokens, one
-after the other; seconds and bytes on disk. `logits`: waking until the next token's logits are there (from the last row in Reverie, by reading
+after the other; seconds and bytes on disk. `wake`: the call, after which Reverie hashes behind the caller's back; `proved`: every byte hashed
+in Reverie, never in llama.cpp; `logits`: waking until the next token's logits are there (from the last row in Reverie, by reading
 one token in llama.cpp); `decode`: waking and reading one token in both.
 
     LLAMA_CPP_LIB_PATH=.../build/bin PYTHONPATH=.../llama_cpp_python-SRC python3 asleep.py MODEL.gguf [--reverie target/release/reverie]
@@ -63,7 +64,7 @@ def llama(a):
             L.llama_get_logits_ith(context, -1)
             ready.append(time.perf_counter() - t)
             L.llama_memory_seq_rm(L.llama_get_memory(context), 0, a.tokens, -1)
-    return dict(read=read, sleep=statistics.median(saves), wake=statistics.median(loads), logits=statistics.median(ready),
+    return dict(read=read, sleep=statistics.median(saves), wake=statistics.median(loads), proved=statistics.median(loads), logits=statistics.median(ready),
                 decode=statistics.median(ready), bytes=size)
 
 
@@ -73,7 +74,7 @@ def reverie(a):
     if out.returncode:
         sys.exit(out.stderr[-500:])
     r = json.loads(out.stdout)
-    return dict(read=r["read_ms"] / 1e3, sleep=r["sleep_ms"] / 1e3, wake=r["wake_ms"] / 1e3,
+    return dict(read=r["read_ms"] / 1e3, sleep=r["sleep_ms"] / 1e3, wake=r["wake_ms"] / 1e3, proved=r["wake_proved_ms"] / 1e3,
                 logits=r["wake_logits_ms"] / 1e3, decode=r["wake_decode_ms"] / 1e3, bytes=r["disk_bytes"])
 
 
@@ -87,7 +88,7 @@ def main():
     a = ap.parse_args()
     ours, theirs = reverie(a), llama(a)
     print(f"{'':8} {'reverie':>12} {'llama.cpp':>12} {'ratio':>7}")
-    for field in ("read", "sleep", "wake", "logits", "decode", "bytes"):
+    for field in ("read", "sleep", "wake", "proved", "logits", "decode", "bytes"):
         o, t = ours[field], theirs[field]
         show = (lambda v: f"{v / 2**20:9.1f} MiB") if field == "bytes" else (lambda v: f"{v:10.3f} s")
         print(f"{field:8} {show(o):>12} {show(t):>12} {t / o:7.2f}")

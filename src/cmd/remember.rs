@@ -88,7 +88,9 @@ impl StateArgs {
             return Ok(Some(Remembered { bed, manifest: None, session: model.session(), re_read: false }));
         };
         let manifest = commit.state()?;
-        match model.engine().wake(&manifest) {
+        // A word on the terminal cannot be taken back: none comes before every byte is proved.
+        let awake = model.engine().wake(&manifest).and_then(|mut session| session.proved().map(|()| session));
+        match awake {
             Ok(session) => Ok(Some(Remembered { bed, manifest: Some(manifest), session, re_read: false })),
             Err(e @ (engine::Error::Identity { .. } | engine::Error::PageTokens { .. })) if self.re_read => {
                 eprintln!("{e}\nreading its {} tokens again", manifest.tokens.len());

@@ -277,6 +277,16 @@ fn another_model_is_refused_by_the_field() {
     refused(Loader::default(), copy.path(), "weights");
 }
 
+/// Turns a bit in the middle of an object round, in a new file under the same name; a second time, back.
+fn flip(file: &Path) {
+    let mut bytes = std::fs::read(file).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x10;
+    let temp = file.with_extension("test");
+    std::fs::write(&temp, bytes).expect("write");
+    std::fs::rename(&temp, file).expect("rename");
+}
+
 #[test]
 fn a_damaged_page_never_becomes_a_token() {
     let path = crate::fixtures::root().join("llama");
@@ -286,34 +296,14 @@ fn a_damaged_page_never_becomes_a_token() {
     session.sync(&ids(150, 272, 2), &mut |_| Go::On).expect("sync");
     session.sleep("s", Expect::Absent, Note::default()).expect("sleep");
     let manifest = store.resolve("s").expect("resolve").state().expect("state");
-    let objects = folder.path().join("objects");
-    let mut files = Vec::new();
-    let mut open = vec![objects];
-    while let Some(at) = open.pop() {
-        for entry in std::fs::read_dir(at).expect("folder").filter_map(Result::ok).map(|e| e.path()) {
-            if entry.is_dir() { open.push(entry) } else { files.push(entry) }
-        }
-    }
-    assert!(files.len() >= 4, "{} objects", files.len());
-    let named: Vec<_> = manifest.objects().collect();
-    for object in named {
-        let spelt = |f: &Path| f.display().to_string().replace(std::path::MAIN_SEPARATOR, "");
-        let file = files.iter().find(|f| spelt(f).ends_with(&object.to_string()));
-        let file = file.expect("the object's file");
-        let sound = std::fs::read(file).expect("read");
-        let mut torn = sound.clone();
-        let middle = torn.len() / 2;
-        torn[middle] ^= 0x10;
-        let write = |bytes: &[u8]| {
-            let temp = file.with_extension("test");
-            std::fs::write(&temp, bytes).expect("write");
-            std::fs::rename(&temp, file).expect("rename");
-        };
-        write(&torn);
+    for object in manifest.objects() {
+        let file = store.object_path(object);
+        flip(&file);
         let fresh = load(&Loader::default(), &path);
         fresh.open_store(Some(folder.path()), &mut |_, _, _| {}).expect("store");
-        assert!(fresh.engine().wake(&manifest).is_err(), "{object} was flipped");
-        write(&sound);
+        let error = fresh.engine().wake(&manifest).and_then(|mut s| s.proved()).expect_err("was flipped");
+        assert!(error.to_string().contains(&object.to_string()), "{error}");
+        flip(&file);
     }
     let mut back = loaded.engine().wake(&manifest).expect("whole again");
     assert_eq!(back.logits().expect("logits"), session.logits().expect("logits"));
@@ -328,14 +318,81 @@ fn mapped(place: &Path) -> usize {
     maps.lines().filter(|l| l.contains(&place.join("objects").display().to_string())).count()
 }
 
+/// A loader, and a fixture whose pages it makes large enough to be mapped: those of f32.
+#[cfg(target_os = "linux")]
+fn mapping() -> (Loader, std::path::PathBuf) {
+    let pages = EngineSpec { kv: "f32".into(), ..Default::default() };
+    let loader = Loader { threads: Some(2), engine: pages, ..Loader::default() };
+    (loader, crate::fixtures::root().join("qwen3"))
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_is_mapped_is_proved_before_anything_comes_of_it() {
+    type Use = fn(&mut reverie::Session) -> Result<(), Error>;
+    let ways: [(&str, Use); 7] = [
+        ("proved", |s| s.proved()),
+        ("accept", |s| s.accept(1)),
+        ("batch", |s| reverie::Session::accept_all(&mut [(s, 1)])),
+        ("sync", |s| {
+            let tokens = [s.tokens(), &[1, 2]].concat();
+            s.sync(&tokens, &mut |_| Go::On).map(drop)
+        }),
+        ("rewind", |s| s.rewind(100)),
+        ("sleep", |s| s.sleep("never", Expect::Absent, Note::default()).map(drop)),
+        ("fork", |s| {
+            let mut fork = s.fork();
+            let refused = fork.accept(1);
+            assert!(fork.tokens().is_empty());
+            s.accept(1).expect_err("as its fork");
+            refused
+        }),
+    ];
+    let (loader, path) = mapping();
+    let folder = tempfile::tempdir().expect("folder");
+    let (loaded, store) = opened_by(&loader, &path, folder.path());
+    let (tokens, rest) = (ids(230, 272, 6), ids(6, 272, 7));
+    let want = asleep_and_on(&loaded, &tokens, &rest);
+    let manifest = store.resolve("cut-230").expect("resolve").state().expect("state");
+    let (fresh, _) = opened_by(&loader, &path, folder.path());
+    let held = || fresh.engine().model().backend().memory().usage().of(reverie::rooms::tensor::Class::State);
+    for object in &manifest.pages[..3] {
+        flip(&store.object_path(object));
+        for (way, work) in ways {
+            let mut woken = fresh.engine().wake(&manifest).expect("wake");
+            assert!(mapped(folder.path()) >= 3, "three whole pages");
+            assert_eq!(woken.sync(&tokens, &mut |_| Go::On).expect("stands there").computed, 0);
+            assert_eq!(go_on(&mut woken, &[])[0], want[0], "the last row is proved");
+            // Which puts nothing into the tree.
+            woken.mark();
+            let error = work(&mut woken).expect_err(way).to_string();
+            assert!(error.contains(&object.to_string()) && error.contains("fsck"), "{way}: {error}");
+            assert!(woken.tokens().is_empty() && woken.logits().is_err(), "{way}: stands nowhere");
+            woken.sync(&rest, &mut |_| Go::On).expect("begins anew");
+            drop(woken);
+            fresh.engine().forget();
+            assert_eq!((held(), mapped(folder.path())), (0, 0), "{way}");
+        }
+        assert_eq!(store.head("never").expect("head"), None);
+        flip(&store.object_path(object));
+    }
+    // Sound again: two who wake the same, a fork that is not waited for, and one that is dropped at once.
+    let mut both = [0, 1].map(|_| fresh.engine().wake(&manifest).expect("wake"));
+    let mut fork = both[0].fork();
+    drop(fresh.engine().wake(&manifest).expect("wake"));
+    assert_eq!(go_on(&mut fork, &rest), want);
+    both.iter_mut().for_each(|woken| assert_eq!(go_on(woken, &rest), want));
+    drop((both, fork));
+    fresh.engine().forget();
+    drop(fresh.engine().wake(&manifest).expect("wake"));
+    assert_eq!((held(), mapped(folder.path())), (0, 0), "nothing unproved is kept");
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn woken_pages_lie_over_their_objects_and_leave_them_as_they_are() {
-    let path = crate::fixtures::root().join("qwen3");
+    let (loader, path) = mapping();
     let folder = tempfile::tempdir().expect("folder");
-    // Pages of f32: narrower ones of this model are below the size that is mapped.
-    let pages = reverie::rooms::engine::EngineSpec { kv: "f32".into(), ..Default::default() };
-    let loader = Loader { threads: Some(2), engine: pages, ..Loader::default() };
     let (loaded, _) = opened_by(&loader, &path, folder.path());
     let (tokens, rest) = (ids(230, 272, 6), ids(40, 272, 7));
     let mut session = loaded.session();
@@ -348,7 +405,7 @@ fn woken_pages_lie_over_their_objects_and_leave_them_as_they_are() {
     assert!(mapped(folder.path()) >= 3, "three whole pages");
     // A name that goes, and a sweep: what is awake stays, and what it writes into the partial page stays in memory.
     store.remove("s", Expect::Any).expect("remove");
-    store.gc(&reverie::rooms::engine::memory::GcSpec::default()).expect("gc");
+    store.gc(&GcSpec::default()).expect("gc");
     assert_eq!(go_on(&mut woken, &rest), want);
     woken.sleep("again", Expect::Absent, Note::default()).expect("sleep");
     let report = store.fsck(reverie::rooms::engine::memory::FsckRun::Check, &mut |_, _| {}).expect("fsck");

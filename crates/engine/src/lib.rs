@@ -4,6 +4,7 @@
 pub mod budget;
 pub mod engine;
 pub mod error;
+mod proof;
 pub mod sample;
 pub mod session;
 pub mod sleep;

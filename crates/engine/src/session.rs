@@ -10,6 +10,7 @@ use reverie_tensor::{Class, Tensor};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::proof::Proof;
 use crate::tree::{Divergence, Found, Tree, Why};
 
 /// Interval marks of one long read; with more, every second goes and the interval doubles.
@@ -76,6 +77,8 @@ pub struct Session {
     pub(crate) asleep: Vec<Snapshot>,
     /// Pages of windowed layers that the store has for them, ascending.
     pub(crate) windows_asleep: Vec<Window>,
+    /// While what was woken is not proved; nothing is computed from it and nobody else gets it before.
+    pub(crate) unproved: Option<Arc<Proof>>,
 }
 
 impl Drop for Session {
@@ -87,7 +90,8 @@ impl Drop for Session {
 impl Session {
     pub(crate) fn new(engine: Arc<Engine>) -> Session {
         let state = engine.empty_state();
-        Session { engine, state, tokens: Vec::new(), last: None, asleep: Vec::new(), windows_asleep: Vec::new() }
+        let (tokens, asleep, windows_asleep) = (Vec::new(), Vec::new(), Vec::new());
+        Session { engine, state, tokens, last: None, asleep, windows_asleep, unproved: None }
     }
 
     /// The engine it belongs to.
@@ -132,6 +136,7 @@ impl Session {
         if common == tokens.len() && common == self.tokens.len() && self.last.is_some() {
             return Ok(Synced { reused: common, ..Synced::default() });
         }
+        self.proved()?;
         if common < self.tokens.len() {
             self.keep(Why::Turn);
         }
@@ -203,6 +208,7 @@ impl Session {
         if to == self.tokens.len() {
             return Ok(());
         }
+        self.proved()?;
         self.keep(Why::Turn);
         let engine = Arc::clone(&self.engine);
         let replay = self.tokens[..to].to_vec();
@@ -225,7 +231,25 @@ impl Session {
         self.engine.trim_tree();
     }
 
-    /// A second future: shares pages and slots until one side writes; the parent is untouched.
+    /// Waits until all that was woken is held against its names, which happens by itself behind the caller's back. Whatever computes
+    /// from woken pages or hands them on waits here first; the logits of the last row need none of them.
+    ///
+    /// # Errors
+    /// The damage, by the object's name. The session then is empty.
+    pub fn proved(&mut self) -> Result<()> {
+        let Some(proof) = self.unproved.clone() else { return Ok(()) };
+        if let Err(e) = proof.wait() {
+            *self = Session::new(Arc::clone(&self.engine));
+            return Err(e);
+        }
+        self.unproved = None;
+        self.mark();
+        self.engine.tree().set_stored(&self.tokens, &proof.stored);
+        Ok(())
+    }
+
+    /// A second future: shares pages and slots until one side writes; the parent is untouched. Where it was woken and is
+    /// not proved yet, neither is the fork.
     pub fn fork(&self) -> Session {
         Session {
             engine: Arc::clone(&self.engine),
@@ -234,6 +258,7 @@ impl Session {
             last: self.last.clone(),
             asleep: self.asleep.clone(),
             windows_asleep: self.windows_asleep.clone(),
+            unproved: self.unproved.clone(),
         }
     }
 
@@ -249,7 +274,7 @@ impl Session {
 
     /// Leaves what was read so far in the tree.
     fn keep(&mut self, why: Why) {
-        if self.state.is_whole() && self.state.len() == self.tokens.len() {
+        if self.unproved.is_none() && self.state.is_whole() && self.state.len() == self.tokens.len() {
             let (engine, last) = (Arc::clone(&self.engine), self.last.as_ref());
             // A mark without its last row costs one token more later; a budget too tight for it is no reason to fail.
             let copy = || engine.model.backend().copy(&last?.row, Class::State).ok();
@@ -294,6 +319,7 @@ impl Session {
 
 /// One forward over the new tokens of one or several sessions of `engine`.
 fn step(engine: &Engine, batch: &mut [(&mut Session, &[u32])], want: Want) -> Result<()> {
+    batch.iter_mut().try_for_each(|(s, _)| s.proved())?;
     if engine.memory_limit().is_some() {
         let specs = engine.model.state_specs();
         let growth = batch.iter().map(|(s, tokens)| s.state.growth(specs, tokens.len())).sum();

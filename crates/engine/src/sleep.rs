@@ -16,6 +16,7 @@ use reverie_tensor::{Backend, Class, DType, KvSpec, Tensor};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::proof::{Claim, Proof};
 use crate::session::{Last, Session};
 use crate::tree::Stored;
 
@@ -133,23 +134,23 @@ fn fill_rows(
     Ok(())
 }
 
-/// The tensors of a page whose first `filled` tokens are meant: over the object's file where that can be had, else filled from it.
-/// Either way every byte is held against the object's name.
+/// The tensors of a page whose first `filled` tokens are meant: over the object's file where that can be had, which is left to be
+/// proved; else filled from it and proved.
 fn raise_page(
     store: &Store,
     backend: &dyn Backend,
     object: &Hash,
     specs: &[KvSpec],
     filled: usize,
-) -> Result<Vec<Tensor>> {
+) -> Result<(Vec<Tensor>, Option<Claim>)> {
     let parts: Vec<_> = specs.iter().map(|s| (s.page_elements(), s.dtype)).collect();
     let bytes = specs.iter().map(|s| s.page_bytes() as u64).sum();
     if let Some((file, begins)) = store.raw_file(object, bytes)?
         && let Some(page) = backend.over_file(&file, begins, &parts)?
-        && let Some(bytes) = page.iter().map(Tensor::host_bytes).collect::<Option<Vec<_>>>()
+        && page.iter().all(|t| t.host_bytes().is_some())
     {
-        store.prove(object, &bytes)?;
-        return Ok(page);
+        let claim = Claim { object: *object, tensors: page.clone() };
+        return Ok((page, Some(claim)));
     }
     let blank = |&(n, dtype): &(usize, DType)| backend.blank(&[n], dtype, Class::State);
     let mut page = parts.iter().map(blank).collect::<reverie_tensor::Result<Vec<_>>>()?;
@@ -159,7 +160,7 @@ fn raise_page(
         Some(rows) => fill_rows(store, backend, object, rows, &mut page, specs)?,
         None => fill(store, backend, object, &mut page.iter_mut().collect::<Vec<_>>())?,
     }
-    Ok(page)
+    Ok((page, None))
 }
 
 /// Refuses a state that something else computed, by the first field that differs.
@@ -191,15 +192,17 @@ impl Engine {
         self.cellar.get().ok_or(Error::NoStore)
     }
 
-    /// A session that stands where `manifest` says, with its last row if that was stored. For an earlier place, cut the manifest first.
+    /// A session that stands where `manifest` says, with its last row if that was stored; its pages are held against their names behind
+    /// its back ([`Session::proved`]). For an earlier place, cut the manifest first.
     pub fn wake(self: &Arc<Self>, manifest: &Manifest) -> Result<Session> {
         let mut session = self.session();
         session.wake(manifest)?;
         Ok(session)
     }
 
-    /// The state at `at`, where `manifest` can stand: whole pages that the tree has are shared, the others are read, in parallel.
-    pub(crate) fn raise(&self, store: &Store, manifest: &Manifest, at: usize) -> Result<(State, Option<Last>)> {
+    /// The state at `at`, where `manifest` can stand: whole pages that the tree has are shared, the others are mapped or read, in
+    /// parallel; what is mapped is left to be proved.
+    fn raise(&self, store: &Store, manifest: &Manifest, at: usize) -> Result<(State, Option<Last>, Vec<Claim>)> {
         let backend = self.model.backend().as_ref();
         let empty = self.empty_state();
         let (specs, standing) = (empty.page_specs(), self.model.standing());
@@ -243,8 +246,11 @@ impl Engine {
                 }
             }
         }
+        let claims = Mutex::new(Vec::new());
         together(readers(), jobs, |(tensors, object, specs, filled)| {
-            *tensors = raise_page(store, backend, &object, specs, filled)?;
+            let (page, claim) = raise_page(store, backend, &object, specs, filled)?;
+            *tensors = page;
+            claims.lock().unwrap_or_else(PoisonError::into_inner).extend(claim);
             Ok::<_, Error>(())
         })?;
         let state = empty.at(at, pages.iter(), point.as_ref()).ok_or_else(nowhere)?;
@@ -256,7 +262,7 @@ impl Engine {
             }
             None => None,
         };
-        Ok((state, last))
+        Ok((state, last, claims.into_inner().unwrap_or_else(PoisonError::into_inner)))
     }
 }
 
@@ -278,6 +284,7 @@ impl Session {
         if self.tokens.is_empty() {
             return Err(Error::Empty);
         }
+        self.proved()?;
         self.mark();
         let parent = match expect {
             Expect::Head(head) => Some(head),
@@ -447,7 +454,7 @@ impl Session {
         Ok((snapshots, windows))
     }
 
-    /// Stands where `manifest` says.
+    /// Stands where `manifest` says; what it takes up is then held against its names behind its back ([`Session::proved`]).
     pub fn wake(&mut self, manifest: &Manifest) -> Result<()> {
         let engine = Arc::clone(&self.engine);
         let Cellar { store, identity } = engine.attached()?;
@@ -459,20 +466,20 @@ impl Session {
     }
 
     /// Stands at `at` of a stored state of the same identity.
-    pub(crate) fn take_up(&mut self, store: &Store, manifest: &Manifest, at: usize) -> Result<()> {
-        let (state, last) = self.engine.raise(store, manifest, at)?;
+    fn take_up(&mut self, store: &Store, manifest: &Manifest, at: usize) -> Result<()> {
+        let (state, last, claims) = self.engine.raise(store, manifest, at)?;
         self.tokens = manifest.tokens[..at].to_vec();
         (self.state, self.last) = (state, last);
         self.asleep = manifest.snapshots.iter().copied().filter(|s| s.position <= at).collect();
         self.windows_asleep = manifest.windows.iter().filter_map(|w| w.within(PAGE_TOKENS, at)).collect();
-        self.mark();
         let mut stored: BTreeMap<usize, Stored> = BTreeMap::new();
         manifest.pages.iter().enumerate().for_each(|(p, &name)| stored.entry(p).or_default().whole = Some(name));
         for w in self.windows_asleep.iter().filter(|w| w.tokens == PAGE_TOKENS) {
             stored.entry(w.page).or_default().windowed = Some(w.object);
         }
-        self.engine.tree().set_stored(&self.tokens, &stored);
-        Ok(())
+        let nothing = claims.is_empty();
+        self.unproved = Some(Arc::new(Proof::begin(store, claims, readers(), stored)));
+        if nothing { self.proved() } else { Ok(()) }
     }
 
     /// Stands deeper along `tokens` if the store has a state that can: `least` tokens further than the session does.
@@ -493,6 +500,7 @@ impl Session {
             return Ok(());
         }
         engine.make_room(tokens.len(), self.state.bytes())?;
-        self.take_up(store, &found.manifest, at)
+        self.take_up(store, &found.manifest, at)?;
+        self.proved()
     }
 }
