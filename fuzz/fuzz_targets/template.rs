@@ -6,7 +6,10 @@ use serde_json::json;
 
 libfuzzer_sys::fuzz_target!(|text: &str| {
     if let Ok(template) = ChatTemplate::new(text, SpecialTokens::none()) {
-        let messages = [json!({"role": "user", "content": "hi"}), json!({"role": "assistant", "content": [{"type": "text", "text": "ho"}]})];
+        let messages = [
+            json!({"role": "user", "content": "hi"}),
+            json!({"role": "assistant", "content": [{"type": "text", "text": "ho"}]}),
+        ];
         let _ = template.render(&RenderRequest { messages: &messages, ..RenderRequest::default() });
     }
 });

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use reverie_files::TensorStore;
-use reverie_tensor::quant::{DenseMatrix, Plain, Rows};
+use reverie_tensor::quant::{DenseMatrix, Plain, Rows, Turned};
 use reverie_tensor::{Backend, Class, DType, Holder, Norm, Tensor, Weight, WeightSource};
 
 use crate::clusters::Clusters;
@@ -167,6 +167,19 @@ impl<'a> Build<'a> {
         source.done();
         let cut = DenseMatrix::new(DType::F32, &bytes, (n, columns.len()))?;
         Ok(Linear::new(self.pack(&cut, None)?))
+    }
+
+    /// The matrix `leaf`, stored `[rows, columns]`, turned: these of its columns as a projection of what these of its rows meet.
+    pub fn linear_turned(
+        &self,
+        leaf: &str,
+        (rows, columns): (usize, usize),
+        (k, n): (Range<usize>, Range<usize>),
+    ) -> Result<Linear> {
+        let bias = self.bias(leaf, columns)?.map(|bias| bias[n.clone()].to_vec());
+        let turned = Turned::new(self.matrix(leaf, rows, columns)?, k)?;
+        let picked = Rows::range(Box::new(turned), n)?;
+        Ok(Linear::new(self.pack(&picked, bias.as_deref())?))
     }
 
     /// The matrix `leaf` as the file has it.

@@ -52,6 +52,7 @@ static TOPS: &[Top] = &[
     Top { embed: "embeddings", norm: "norm_f", layers: "layers" },
     Top { embed: "embeddings", norm: "norm", layers: "layers" },
     Top { embed: "embeddings", norm: "ln_out", layers: "blocks" },
+    Top { embed: "embeddings", norm: "ln_out", layers: "layers" },
     Top { embed: "embeddings", norm: "out_norm", layers: "blocks" },
     Top { embed: "word_embeddings", norm: "norm", layers: "layers" },
 ];

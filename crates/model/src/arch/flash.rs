@@ -1,7 +1,9 @@
 //! The decoder of flash-linear-attention's models: pre-norm, SwiGLU, one kind of mixer. Holds no row; its families are files of a few
 //! lines.
 
-use super::Source;
+use reverie_files::ModelConfig;
+
+use super::{Source, rwkv_own};
 use crate::error::{Error, Result};
 use crate::ffn::glu;
 use crate::mixer::channel_mix;
@@ -41,9 +43,11 @@ pub fn rwkv(
     source: &Source<'_>,
     arch: &'static str,
     (ratio, version): (f64, channel_mix::Version),
-    mixer: impl Fn(usize) -> Result<Box<dyn MixerSpec>>,
+    mixer: impl Fn(&ModelConfig, usize) -> Result<Box<dyn MixerSpec>>,
 ) -> Result<Plan> {
     refuse_hybrids(source)?;
+    let whole = rwkv_own::is_own(source);
+    let source = &if whole { rwkv_own::renamed(source)? } else { source.with_fields([]) };
     let eps = source.config.f64_or("norm_eps", 1e-5)? as f32;
     // Where the stream is halved every so many layers, as GGUF has it, the weights that add to it are halved in the file.
     let every = source.config.usize_or("rescale_every", 0)?;
@@ -52,18 +56,20 @@ pub fn rwkv(
         let norm = |name: &str| Some(NormSpec::layer(name, eps));
         let ffn = channel_mix::Spec::flash(&source.config, ratio, version)?;
         let mut blocks = vec![
-            Block::new("attn", norm("attn_norm"), Part::Mixer(mixer(i)?)),
+            Block::new("attn", norm("attn_norm"), Part::Mixer(mixer(&source.config, i)?)),
             Block::new("ffn", norm("ffn_norm"), Part::Mixer(Box::new(ffn))),
         ];
         let rewrite = |factor: f32| Part::Rewrite(Box::new(affine::Spec { factor }));
         if i == 0 && first {
             blocks.insert(0, Block::new("", norm("pre_norm"), rewrite(1.0)));
         }
-        if every > 0 && (i + 1).is_multiple_of(every) {
+        if whole {
+            rwkv_own::rescale(&mut blocks, i, every);
+        } else if every > 0 && (i + 1).is_multiple_of(every) {
             blocks.push(Block::new("", None, rewrite(0.5)));
         }
         Ok(blocks)
     })?;
     plan.final_norm = NormSpec::layer("model.norm", eps);
-    Ok(plan)
+    Ok(if whole { rwkv_own::finish(source, plan, version) } else { plan })
 }

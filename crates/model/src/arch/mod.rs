@@ -63,6 +63,7 @@ pub mod retnet;
 pub mod rwkv;
 pub mod rwkv6;
 pub mod rwkv7;
+mod rwkv_own;
 pub mod smollm3;
 pub mod xlstm;
 pub mod zamba2;

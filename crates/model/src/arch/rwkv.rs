@@ -1,6 +1,6 @@
 //! RWKV-4, in transformers' names: layer norms, a norm after the embedding, time mixing and channel mixing.
 
-use super::{ArchEntry, Source};
+use super::{ArchEntry, Source, rwkv_own};
 use crate::error::{Error, Result};
 use crate::mixer::{channel_mix, rwkv4};
 use crate::names::Leaves;
@@ -19,25 +19,17 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
     let eps = config.f64_or("layer_norm_epsilon", 1e-5)? as f32;
     let width = config.usize("hidden_size")?;
     let inner = config.optional_usize("intermediate_size")?.unwrap_or_else(|| width.saturating_mul(4));
-    // Every so many layers the stream is halved, and what the layers after add with it.
     let every = config.usize_or("rescale_every", 6)?;
     let mut plan = source.decoder(ENTRY.name, NormWeight::Plain, |i| {
         let norm = |name: &str| Some(NormSpec::layer(name, eps));
-        let rewrite =
-            |factor: f32, pre: Option<NormSpec>| Block::new("", pre, Part::Rewrite(Box::new(affine::Spec { factor })));
         let channels = channel_mix::Spec::new((width, inner), channel_mix::Version::V4)?;
         let mut blocks = vec![
             Block::new("self_attn", norm("ln1"), Part::Mixer(Box::new(rwkv4::Spec::from_config(config)?))),
             Block::new("mlp", norm("ln2"), Part::Mixer(Box::new(channels))),
         ];
-        if let Some(halvings) = i.checked_div(every) {
-            blocks.iter_mut().for_each(|b| b.scale = 0.5f32.powi(halvings.min(100) as i32));
-            if (i + 1).is_multiple_of(every) {
-                blocks.push(rewrite(0.5, None));
-            }
-        }
+        rwkv_own::rescale(&mut blocks, i, every);
         if i == 0 {
-            blocks.insert(0, rewrite(1.0, norm("pre_ln")));
+            blocks.insert(0, Block::new("", norm("pre_ln"), Part::Rewrite(Box::new(affine::Spec { factor: 1.0 }))));
         }
         Ok(blocks)
     })?;

@@ -1,9 +1,9 @@
-//! RWKV-6, as flash-linear-attention stores it.
+//! RWKV-6, as flash-linear-attention or its makers store it.
 
 use reverie_files::gguf::Metadata;
 use serde_json::{Map, Value, json};
 
-use super::{ArchEntry, Source, flash, gguf};
+use super::{ArchEntry, Source, flash, gguf, rwkv_own};
 use crate::error::Result;
 use crate::mixer::{channel_mix, rwkv6};
 use crate::plan::Plan;
@@ -64,7 +64,12 @@ fn adapt(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
 }
 
 fn plan(source: &Source<'_>) -> Result<Plan> {
-    let stored = if source.gguf.is_some() { rwkv6::Stored::Stacked } else { rwkv6::Stored::SideBySide };
-    let mixer = rwkv6::Spec { stored, ..rwkv6::Spec::from_config(&source.config)? };
-    flash::rwkv(source, ENTRY.name, (3.5, channel_mix::Version::V6), |_| Ok(Box::new(mixer.clone())))
+    let stored = match source.gguf {
+        Some(_) => rwkv6::Stored::Stacked,
+        None if rwkv_own::is_own(source) => rwkv6::Stored::Turned,
+        None => rwkv6::Stored::SideBySide,
+    };
+    flash::rwkv(source, ENTRY.name, (3.5, channel_mix::Version::V6), |config, _| {
+        Ok(Box::new(rwkv6::Spec { stored, ..rwkv6::Spec::from_config(config)? }))
+    })
 }

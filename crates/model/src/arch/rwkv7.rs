@@ -1,4 +1,4 @@
-//! RWKV-7, as flash-linear-attention stores it.
+//! RWKV-7, as flash-linear-attention or its makers store it.
 
 use super::{ArchEntry, Source, flash, gguf};
 use crate::error::Result;
@@ -48,5 +48,5 @@ pub const ENTRY: ArchEntry = ArchEntry {
 
 fn plan(source: &Source<'_>) -> Result<Plan> {
     let channels = (4.0, channel_mix::Version::V7);
-    flash::rwkv(source, ENTRY.name, channels, |i| Ok(Box::new(rwkv7::Spec::from_config(&source.config, i)?)))
+    flash::rwkv(source, ENTRY.name, channels, |config, i| Ok(Box::new(rwkv7::Spec::from_config(config, i)?)))
 }

@@ -233,12 +233,22 @@ pub struct Narrow {
 }
 
 impl Narrow {
-    /// `whole` `[n, width]` if the checkpoint has it, else the first pair of leaves that it has; the middle is as wide as stored.
+    /// `whole` `[n, width]` if the checkpoint has it, else the first pair of leaves that it has; the middle is as wide as stored, and
+    /// both matrices may lie turned, `[width, middle]` and `[middle, n]`.
     pub fn build(b: &Build<'_>, whole: &str, pairs: &[(&str, &str)], n: usize) -> Result<Narrow> {
         let pair = pairs.iter().find(|(first, _)| b.has(&format!("{first}.weight")));
         let Some((first, second)) = pair.filter(|_| !b.has(&format!("{whole}.weight"))) else {
             return Ok(Narrow { first: b.linear(whole, n, b.width())?, between: None, second: None });
         };
+        let width = b.width();
+        if let Some(&[rows, middle]) = b.shape(&format!("{first}.weight")).as_deref()
+            && rows == width
+            && middle != width
+        {
+            let second = b.linear_turned(second, (middle, n), (0..middle, 0..n))?;
+            let first = b.linear_turned(first, (width, middle), (0..width, 0..middle))?;
+            return Ok(Narrow { first, between: None, second: Some(second) });
+        }
         let middle = b.rows_of(&format!("{first}.weight"))?;
         let first = b.linear(first, middle, b.width())?;
         Ok(Narrow { first, between: None, second: Some(b.linear(second, n, middle)?) })

@@ -50,6 +50,8 @@ pub enum Stored {
     SideBySide,
     /// Decay, key, value, receptance, gate, their last matrices one after the other, `[5, D, r]`, as GGUF has it.
     Stacked,
+    /// In that order, both matrices turned, `[D, 5 r]` and `[5, r, D]`, and a bias each, as the makers of RWKV publish it.
+    Turned,
 }
 
 impl Spec {
@@ -86,9 +88,15 @@ impl MixerSpec for Spec {
     fn build(&self, b: &mut Build<'_>) -> Result<Box<dyn Mixer>> {
         let (width, h, dk, dv) = (b.width(), self.n_heads, self.k_dim, self.v_dim);
         let (keys, values) = (h * dk, h * dv);
-        let middle = b.rows_of("x_proj.0.linear.weight")?;
+        let turned = self.stored == Stored::Turned;
+        let first = if turned { "x_proj.2.weight" } else { "x_proj.0.linear.weight" };
+        // Turned, the second one has three extents.
+        let middle = match b.shape(first).as_deref() {
+            Some(&[blends, rank, _]) if turned => blends.saturating_mul(rank),
+            _ => b.rows_of(first)?,
+        };
         if !middle.is_multiple_of(5) {
-            let name = b.name("x_proj.0.linear.weight");
+            let name = b.name(first);
             return Err(Error::TensorShape {
                 name,
                 found: format!("{middle} rows"),
@@ -96,19 +104,26 @@ impl MixerSpec for Spec {
             });
         }
         let rank = middle / 5;
-        let bias = b.values("x_bias", 5 * width)?;
+        let bias = match turned {
+            true => ["w", "k", "v", "r", "g"].map(|x| b.values(&format!("x_bias.{x}"), width)).into_iter().collect(),
+            false => b.values("x_bias", 5 * width).map(|all| all.chunks(width).map(<[f32]>::to_vec).collect()),
+        };
+        let bias: Vec<Vec<f32>> = bias?;
         let blend = |i: usize| -> Result<Blend> {
-            let stacked = self.stored == Stored::Stacked;
-            let i = if stacked { [3, 0, 1, 2, 4][i] } else { i };
-            let up = match stacked {
-                true => b.linear_rows("x_proj.2", 5 * width, rank, (i * width..(i + 1) * width).collect())?,
-                false => b.linear_columns("x_proj.2", (width, middle), i * rank..(i + 1) * rank)?,
+            let i = if self.stored == Stored::SideBySide { i } else { [3, 0, 1, 2, 4][i] };
+            let part = i * rank..(i + 1) * rank;
+            let up = match self.stored {
+                Stored::Stacked => {
+                    b.linear_rows("x_proj.2", 5 * width, rank, (i * width..(i + 1) * width).collect())?
+                }
+                Stored::SideBySide => b.linear_columns("x_proj.2", (width, middle), part.clone())?,
+                Stored::Turned => b.linear_turned("x_proj.2", (middle, width), (part.clone(), 0..width))?,
             };
-            Ok(Blend {
-                down: b.linear_rows("x_proj.0.linear", middle, width, (i * rank..(i + 1) * rank).collect())?,
-                up,
-                bias: b.upload(&bias[i * width..(i + 1) * width], &[width])?,
-            })
+            let down = match turned {
+                true => b.linear_turned("x_proj.0.linear", (width, middle), (0..width, part))?,
+                false => b.linear_rows("x_proj.0.linear", middle, width, part.collect())?,
+            };
+            Ok(Blend { down, up, bias: b.upload(&bias[i], &[width])? })
         };
         let group = |name: &str| -> Result<Option<Tensor>> {
             if !b.has(name) { Ok(None) } else { Ok(Some(b.upload(&b.values(name, values)?, &[h, dv])?)) }
