@@ -90,6 +90,7 @@ def content(name, file):
     need(len(file) >= 64 and not any(file[24:64]), "a header of 64 bytes")
     magic, version, codec, kind, zero, length, seal = struct.unpack("<4s4BQ8s", file[:24])
     need((magic, zero) == (b"RVOB", 0) and version == 2 and codec in (0, 1, 2) and kind in (0, 1) and length <= 1 << 30, "header")
+    need(kind == 0 or codec == 2, "a manifest has codec 2")
     body = file[64:]
     need(blake3(file[:16] + (body if codec else b""))[:8] == seal, "seal")
     if codec == 1:

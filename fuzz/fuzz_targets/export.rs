@@ -30,12 +30,13 @@ fn assembled(bytes: &[u8]) -> Vec<u8> {
         }
         let manifest = content.first() == Some(&b'm');
         let content = content.get(usize::from(manifest)..).unwrap_or_default();
-        let mut object = vec![b'R', b'V', b'O', b'B', 2, 0, u8::from(manifest), 0];
+        let (codec, body) = if manifest { (2, deflated(content)) } else { (0, content.to_vec()) };
+        let mut object = vec![b'R', b'V', b'O', b'B', 2, codec, u8::from(manifest), 0];
         object.extend_from_slice(&(content.len() as u64).to_le_bytes());
-        let seal = Hash::of(&object);
+        let seal = if manifest { Hash::of(&[&object[..], &body].concat()) } else { Hash::of(&object) };
         object.extend_from_slice(&seal.as_bytes()[..8]);
         object.resize(64, 0);
-        object.extend_from_slice(content);
+        object.extend_from_slice(&body);
         let name = Hash::of(content);
         names[i] = name.to_string();
         entries.push([name.as_bytes().as_slice(), &(object.len() as u64).to_le_bytes(), &object].concat());
@@ -48,6 +49,21 @@ fn assembled(bytes: &[u8]) -> Vec<u8> {
     file
 }
 
+/// A zlib stream of stored blocks.
+fn deflated(content: &[u8]) -> Vec<u8> {
+    let mut out = vec![0x78, 1];
+    for block in content.chunks(0xffff) {
+        let length = block.len() as u16;
+        out.push(0);
+        out.extend(length.to_le_bytes().into_iter().chain((!length).to_le_bytes()));
+        out.extend_from_slice(block);
+    }
+    out.extend([1, 0, 0, 0xff, 0xff]);
+    let sums = content.iter().fold((1u32, 0u32), |(a, b), &x| ((a + u32::from(x)) % 65521, (b + a + u32::from(x)) % 65521));
+    out.extend((sums.1 << 16 | sums.0).to_be_bytes());
+    out
+}
+
 fn read(bytes: &[u8]) {
     // The hash at the end is checked before; here it is as if it were right.
     let Ok(mut reader) = ExportReader::new("fuzz", bytes, bytes.len() as u64) else { return };
@@ -56,6 +72,8 @@ fn read(bytes: &[u8]) {
         entries += 1;
         assert!(entry.file.len() <= bytes.len() && entries <= reader.header.objects);
     }
+    // Never complete before the last entry: a manifest names what it needs, and each is there once.
+    assert!(reader.complete().is_err() || entries == reader.header.objects);
 }
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {

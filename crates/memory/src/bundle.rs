@@ -328,13 +328,24 @@ impl<R: Read> ExportReader<R> {
         self.source.read_exact(into).map_err(|e| short(&e))
     }
 
-    /// After the last entry: all that the manifests need was there, and nothing else.
+    /// After the last entry: all that arrives.
     pub(crate) fn finish(self) -> Result<Arrival> {
+        self.complete()?;
+        Ok(self.arrival)
+    }
+
+    /// After the last entry: refuses a file in which not all was there that the manifests need, or anything else, or a tag that means
+    /// no place.
+    pub fn complete(&self) -> Result<()> {
+        if self.next < self.header.objects {
+            let found = format!("{} entries", self.next);
+            return Err(Error::refused(&self.what, found, format!("{}", self.header.objects)));
+        }
         if self.left > 0 {
-            return Err(Error::refused(self.what, format!("{} bytes after the last entry", self.left), "none"));
+            return Err(Error::refused(&self.what, format!("{} bytes after the last entry", self.left), "none"));
         }
         if let Some(lost) = self.wanted.iter().find(|o| !self.had.contains(o)) {
-            return Err(Error::refused(self.what, format!("no object {lost}"), "all objects that its manifests need"));
+            return Err(Error::refused(&self.what, format!("no object {lost}"), "all objects that its manifests need"));
         }
         let stands = |tag: &&TagInfo| {
             let of = self.arrival.chain.iter().find(|(hash, _)| *hash == tag.manifest);
@@ -342,8 +353,8 @@ impl<R: Read> ExportReader<R> {
         };
         if let Some(tag) = self.arrival.tags.iter().find(|t| !stands(t)) {
             let found = format!("the tag '{}' of token {} of {}", tag.label, tag.tokens, tag.manifest);
-            return Err(Error::refused(self.what, found, "a place where one of its manifests can stand"));
+            return Err(Error::refused(&self.what, found, "a place where one of its manifests can stand"));
         }
-        Ok(self.arrival)
+        Ok(())
     }
 }

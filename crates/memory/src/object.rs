@@ -98,6 +98,9 @@ impl Header {
             1 => Kind::Manifest,
             n => return Err(Error::damaged(what, format!("kind {n}"), "0 (payload) or 1 (manifest)")),
         };
+        if kind == Kind::Manifest && codec != Codec::Deflate {
+            return Err(Error::damaged(what, format!("a manifest that lies {codec:?}"), "codec 2 (deflate)"));
+        }
         if raw_bytes > MAX_OBJECT_BYTES {
             return Err(Error::damaged(what, format!("{raw_bytes} raw bytes"), format!("at most {MAX_OBJECT_BYTES}")));
         }
@@ -389,5 +392,29 @@ impl Read for Sealed<'_> {
         let n = self.source.read(into)?;
         self.hasher.update(into.get(..n).unwrap_or_default());
         Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_lies_deflated_and_no_other_way() {
+        let content = b"{}".as_slice();
+        let name = hash_parts(&[content]);
+        let mut file = encode(&[content], Kind::Manifest).unwrap();
+        let deflated = [&file.header[..], file.body.as_deref().unwrap()].concat();
+        decode(&name, &mut &*deflated, deflated.len() as u64, &mut |_| {}).unwrap();
+        for (codec, body) in [(Codec::Raw, content.to_vec()), (Codec::Zstd, squeeze(&[content]).unwrap())] {
+            for kind in [Kind::Payload, Kind::Manifest] {
+                let mut header = Header { codec, kind, raw_bytes: content.len() as u64, seal: [0; 8] };
+                header.seal = header.sealed(if codec == Codec::Raw { &[] } else { &body });
+                file.header = header.to_bytes();
+                let whole = [&file.header[..], &body].concat();
+                let read = decode(&name, &mut &*whole, whole.len() as u64, &mut |_| {});
+                assert_eq!(read.is_ok(), kind == Kind::Payload, "{codec:?} {kind:?}");
+            }
+        }
     }
 }
