@@ -273,6 +273,25 @@ fn quantise_refuses_what_it_could_not_honour() {
 }
 
 #[test]
+fn what_fits_no_budget_is_refused_before_it_starts() {
+    let prompt = "the ".repeat(40);
+    let (mut refused, mut fits) = (1_000_000u64, 256_000_000u64);
+    // Closer and closer to the least budget that does: none that is let in may fail half-way.
+    while fits - refused > 20_000 {
+        let budget = fits.midpoint(refused).to_string();
+        let out =
+            reverie(&["generate", &fixture("llama"), "-p", &prompt, "-n", "16", "--seed", "1", "--memory", &budget]);
+        match out.status.success() {
+            true => fits = fits.midpoint(refused),
+            false => {
+                assert!(text(&out.stderr).contains("tokens of context would take"), "{budget}: {}", text(&out.stderr));
+                refused = fits.midpoint(refused);
+            }
+        }
+    }
+}
+
+#[test]
 fn broken_checkpoints_are_refused_by_name() {
     let spoil = |name: &str, change: &dyn Fn(&Path) -> String, words: &[&str]| {
         let folder = copy(name);

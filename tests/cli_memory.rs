@@ -268,3 +268,27 @@ fn a_fold_that_is_stopped_leaves_the_conversation_as_it_was() {
     conversation.fold(model.voice(), "In short?", 1, greedy, &mut |_| Go::On).expect("a summary");
     assert_eq!(conversation.messages()[0]["role"], "system");
 }
+
+#[test]
+fn a_second_read_of_the_same_text_finds_it_whole_and_too_long_a_text_leaves_nothing() {
+    let home = tempfile::tempdir().expect("home");
+    let home = home.path();
+    let book = home.join("book.txt");
+    let lines: Vec<String> = (0..140).map(|i| format!("The code for item {i} is {}.", 1000 + i)).collect();
+    std::fs::write(&book, lines.join("\n")).expect("write");
+    let (shown, pocket) = (book.display().to_string(), reverie::EMBEDDED);
+    let read = || json(home, &["read", pocket, &shown, "--state", "book", "--json"]);
+    let commits = || json(home, &["state", "log", "book", "--json"]).as_array().expect("commits").len();
+    let (first, before) = (read(), commits());
+    assert!(first["tokens"].as_u64() > Some(1024) && first["reused_tokens"] == 0, "{first}");
+    assert_eq!(first["computed_tokens"], first["tokens"]);
+    let again = read();
+    assert_eq!((&again["reused_tokens"], &again["computed_tokens"]), (&first["tokens"], &Value::from(0)));
+    assert_eq!(commits(), before + 1, "no shorter state is written on the way");
+    std::fs::write(&book, "word ".repeat(5000)).expect("write");
+    let long = run(home, &["read", pocket, &shown, "--state", "long"], "");
+    let err = String::from_utf8_lossy(&long.stderr).into_owned();
+    assert!(long.status.code() == Some(1) && err.contains("4096"), "{err}");
+    let left = json(home, &["state", "ls", "--json"]);
+    assert_eq!(left["states"].as_array().map(Vec::len), Some(1), "{left}");
+}

@@ -10,8 +10,8 @@ use reverie::rooms::engine::Error as EngineError;
 use reverie::{Bed, Go};
 use serde_json::json;
 
-use super::remember;
 use super::shared::{LoadArgs, bytes, progress_bar, utf8};
+use super::{UsageError, remember};
 
 /// Arguments of `read`.
 #[derive(clap::Args)]
@@ -47,6 +47,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         if !text.ends_with('\n') {
             text.push('\n');
         }
+    }
+    if text.trim().is_empty() {
+        return Err(UsageError("found nothing but white space, expected files with text".into()).into());
     }
     let model = args.load.load(&args.model)?;
     let store = remember::open(&model, args.store.as_deref())?;

@@ -62,22 +62,26 @@ fn what_no_meter_counts_takes_its_part_of_the_budget() {
     let path = crate::fixtures::root().join("qwen3");
     let free = load(&Loader { threads: Some(1), check: Check::Always, ..Loader::default() }, &path);
     let need = free.engine().forecast(300, 1).expect("forecast").expect("checked").peak_bytes;
-    let (program, limit) = (3u64 << 20, need + (4 << 20));
+    // Four of these are what a program is trusted to grow by.
+    let (program, limit) = (3u64 << 20, need + (8 << 20) + 8192);
     let resident = Some((|| Some(HELD.load(Ordering::Relaxed))) as fn() -> Option<u64>);
     let engine = EngineSpec { memory: Some(limit), resident, ..EngineSpec::default() };
     let loaded = load(&Loader { threads: Some(1), engine, ..Loader::default() }, &path);
     let memory = loaded.engine().model().backend().memory();
     HELD.store(memory.usage().total + program, Ordering::Relaxed);
     loaded.engine().admit(300).expect("fits beside the program");
+    let tight = EngineSpec { memory: Some(need + program + (1 << 20)), resident, ..EngineSpec::default() };
+    let tight = load(&Loader { threads: Some(1), engine: tight, ..Loader::default() }, &path);
+    tight.engine().admit(300).expect_err("a program grows while it answers");
     loaded.session().sync(&ids(200, 272, 6), &mut |_| Go::On).expect("fits");
     // The tree keeps the 200 tokens. A program that grows pushes them out, and then refuses.
     let kept = memory.usage().of(Class::State);
     assert!(kept > 0 && loaded.engine().kept().held_bytes > 0);
-    HELD.store(memory.usage().total + (4 << 20), Ordering::Relaxed);
+    HELD.store(memory.usage().total + (8 << 20), Ordering::Relaxed);
     loaded.session().sync(&ids(250, 272, 7), &mut |_| Go::On).expect("fits when the rest is given up");
     assert!(loaded.engine().kept().counters.evictions > 0);
     assert!(memory.usage().limit.expect("a limit") < limit - program);
-    HELD.store(memory.usage().total + (5 << 20), Ordering::Relaxed);
+    HELD.store(memory.usage().total + (9 << 20), Ordering::Relaxed);
     let refused = loaded.session().sync(&ids(300, 272, 8), &mut |_| Go::On).expect_err("too much").to_string();
     assert!(refused.contains("300") && refused.contains(&limit.to_string()), "{refused}");
 }

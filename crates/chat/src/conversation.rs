@@ -141,32 +141,36 @@ impl Conversation {
         }
     }
 
-    /// Reads `text` as the system message, so that it need not be read again by whoever asks about it later. A conversation with a
-    /// name sleeps every thousand tokens: whatever ends the read, the next one goes on from there.
+    /// Reads `text` as the system message, so that it need not be read again by whoever asks about it later. A text that does not fit
+    /// is refused before any of it is read. A conversation with a name sleeps every thousand tokens: whatever ends the read, the next
+    /// one goes on from there.
     pub fn read(&mut self, voice: &Voice, text: &str, watch: &mut dyn FnMut(Progress) -> Go) -> Result<Synced> {
         self.set_system(Some(text));
         let prompt = voice.render_opening(&self.messages, &self.arguments)?;
         let ids = voice.encode_rendered(&prompt)?;
         self.keep_turns(&ids, &prompt);
-        let (total, mut all) = (ids.len(), Synced::default());
-        for end in (READ_STEP..total).step_by(READ_STEP).chain([total]) {
-            if end < self.session.tokens().len() && ids.starts_with(self.session.tokens()) {
-                continue;
+        let (mut known, mut asked_to_stop) = (None, false);
+        loop {
+            let done = self.session.sync(&ids, &mut |p| {
+                known.get_or_insert(p.reused);
+                asked_to_stop = watch(p) == Go::Stop;
+                if asked_to_stop || p.done - p.reused >= READ_STEP { Go::Stop } else { Go::On }
+            });
+            if matches!(&done, Ok(_) | Err(reverie_engine::Error::Stopped { .. })) {
+                self.text = if done.is_ok() { prompt.clone() } else { voice.decode(self.session.tokens())? };
+                if self.bed.is_some() {
+                    self.sleep()?;
+                }
             }
-            let done = self.session.sync(&ids[..end], &mut |p| watch(Progress { total, ..p }));
-            self.text =
-                if end == total && done.is_ok() { prompt.clone() } else { voice.decode(self.session.tokens())? };
-            if self.bed.is_some() && !self.session.tokens().is_empty() {
-                self.sleep()?;
-            }
-            let done = done?;
-            if all.reused + all.computed == 0 {
-                all = done;
-            } else {
-                all.computed += done.computed;
+            match done {
+                Err(reverie_engine::Error::Stopped { .. }) if !asked_to_stop => {}
+                done => {
+                    let last = done?;
+                    let reused = known.unwrap_or(last.reused);
+                    return Ok(Synced { reused, computed: ids.len() - reused, ..last });
+                }
             }
         }
-        Ok(all)
     }
 
     fn answer(

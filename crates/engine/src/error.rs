@@ -7,8 +7,8 @@ use crate::sample::SampleError;
 pub enum Error {
     /// A request that would not fit the byte budget; refused before it starts.
     #[error(
-        "{tokens} tokens of context would take {needed} bytes at their peak, the budget is {limit}; raise --memory, shorten \
-         the context, or use fewer bits or --kv f16"
+        "{tokens} tokens of context would take {needed} bytes ({}) at their peak, the budget is {limit} ({}); raise --memory, \
+         shorten the context, or use fewer bits or --kv f16", mib(*needed), mib(*limit)
     )]
     Budget {
         /// Context asked for.
@@ -84,3 +84,7 @@ impl From<reverie_tensor::Error> for Error {
 
 /// Result with this crate's error.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+fn mib(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}

@@ -25,6 +25,8 @@ const INTERVAL_WINDOWS: usize = 16;
 /// How far a read has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
+    /// Tokens that were found and not read.
+    pub reused: usize,
     /// Tokens in the session.
     pub done: usize,
     /// Tokens asked for.
@@ -174,7 +176,7 @@ impl Session {
                     interval *= 2;
                 }
             }
-            if watch(Progress { done, total: tokens.len() }) == Go::Stop && !last {
+            if watch(Progress { reused, done, total: tokens.len() }) == Go::Stop && !last {
                 return Err(Error::Stopped { done, total: tokens.len() });
             }
         }
