@@ -116,6 +116,9 @@ fn names_are_forked_renamed_tagged_and_removed() {
     refused(&store, &["show", "before-rain"], 1, &["before-rain"]);
     refused(&store, &["fork", "trip", "../out"], 1, &["../out", "1 to 100"]);
     refused(&store, &["fork", "trip", "lib"], 1, &["folder of states"]);
+    for args in [["fork", "trip", "lib/book"], ["rename", "trip", "lib/book"]] {
+        refused(&store, &args, 1, &["'lib/book' is taken", "state rm lib/book"]);
+    }
     refused(&store, &["show", "trip@9"], 1, &["turn 9 of 4"]);
     refused(&store, &["fork", "trip"], 2, &["<NEW>"]);
 }

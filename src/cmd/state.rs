@@ -94,10 +94,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Verb::Stats => look::stats(&store, out),
         Verb::Rm { name } => remove(&store, &name, out),
         Verb::Rename { from, to } => {
+            free(&store, &to)?;
             store.rename(&from, &to)?;
             out.say(json!({"renamed": from, "to": to}), || say!("{from} is now {to}"))
         }
         Verb::Fork { from, new, at } => {
+            free(&store, &new)?;
             let from = at.map_or(from.clone(), |turn| format!("{from}@{turn}"));
             let head = store.fork(&from, &new)?;
             out.say(json!({"from": from, "name": new, "head": head}), || say!("{new} at {}", head.short()))
@@ -118,6 +120,17 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         eprintln!("note: {notice}");
     }
     done
+}
+
+/// Refuses a new name that is taken.
+fn free(store: &Store, name: &str) -> anyhow::Result<()> {
+    match store.head(name)? {
+        None => Ok(()),
+        Some(head) => anyhow::bail!(
+            "the name '{name}' is taken (it points at {}); choose another, or `reverie state rm {name}` first",
+            head.short()
+        ),
+    }
 }
 
 fn remove(store: &Store, name: &str, out: Out) -> anyhow::Result<()> {
