@@ -59,7 +59,8 @@ fn deflated(content: &[u8]) -> Vec<u8> {
         out.extend_from_slice(block);
     }
     out.extend([1, 0, 0, 0xff, 0xff]);
-    let sums = content.iter().fold((1u32, 0u32), |(a, b), &x| ((a + u32::from(x)) % 65521, (b + a + u32::from(x)) % 65521));
+    let sums =
+        content.iter().fold((1u32, 0u32), |(a, b), &x| ((a + u32::from(x)) % 65521, (b + a + u32::from(x)) % 65521));
     out.extend((sums.1 << 16 | sums.0).to_be_bytes());
     out
 }
