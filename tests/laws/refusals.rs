@@ -43,7 +43,7 @@ fn state_space_and_hybrid_fields() {
         ("mamba2", "n_groups", json!(3)),
         ("mamba2", "num_heads", json!(1u64 << 40)),
         ("mamba2", "time_step_limit", json!([2.0, 1.0])),
-        ("nemotron_h", "layers_block_type", json!(["mamba", "sideways"])),
+        ("nemotron_h", "layers_block_type", json!(["mamba", "mlp", "attention", "attention", "mamba", "sideways"])),
         ("nemotron_h", "mlp_hidden_act", json!("silu")),
         ("nemotron_h_moe", "moe_latent_size", json!(8)),
         ("recurrent_gemma", "block_types", json!([])),
@@ -60,6 +60,22 @@ fn state_space_and_hybrid_fields() {
     // Widths that the tensors do not have are refused by the tensor, whatever else agrees with them.
     let said = refusal("mamba2", &[("num_heads", json!(1024)), ("head_dim", json!(1024))]);
     assert!(said.contains("conv1d") && said.contains("192"), "{said}");
+}
+
+#[test]
+fn layers_that_the_checkpoint_does_not_have_or_that_nobody_asks_for() {
+    for (fixture, layers) in [("llama", 1), ("llama", 3), ("mamba", 1), ("rwkv7_own", 1), ("fla_gla", 3)] {
+        let said = refusal(fixture, &[("num_hidden_layers", json!(layers))]);
+        assert!(said.contains("num_hidden_layers") && said.contains("the 2 layers"), "{fixture}: {said}");
+    }
+    // Those that guess ahead are not run: one of the two counts as such, and what is missing is another field.
+    let said = refusal(
+        "llama",
+        &[("num_hidden_layers", json!(1)), ("num_nextn_predict_layers", json!(1)), ("vocab_size", json!(5))],
+    );
+    assert!(said.contains("embed_tokens"), "{said}");
+    let said = refusal("qwen3_next", &[("layer_types", json!(["full_attention"]))]);
+    assert!(said.contains("layer_types") && said.contains("1 entries"), "{said}");
 }
 
 #[test]

@@ -141,6 +141,17 @@ impl Names {
         Names::Wrapped { prefix, top, leaves: &[] }
     }
 
+    /// Layers that the checkpoint numbers: one more than the last of them.
+    pub fn layers_held(&self, weights: &dyn TensorStore) -> Option<usize> {
+        let start = match self {
+            Names::Wrapped { prefix, top, .. } => format!("{prefix}{}.", top.layers),
+            Names::Gguf(_) => "blk.".into(),
+        };
+        let names = weights.names();
+        let numbers = names.iter().filter_map(|n| n.strip_prefix(&start)?.split('.').next()?.parse::<usize>().ok());
+        numbers.max().map(|last| last.saturating_add(1))
+    }
+
     /// With a family's own words for what lies below a layer, where they are Hugging Face names.
     #[must_use]
     pub fn with_leaves(self, leaves: Leaves) -> Names {

@@ -60,6 +60,7 @@ pub fn config(metadata: &Metadata, weights: &dyn TensorStore, dialect: &Dialect)
     let (blocks, ahead) = (metadata.optional_usize(&key("block_count"))?, key("nextn_predict_layers"));
     if let (Some(all), Some(ahead)) = (blocks, metadata.optional_usize(&ahead)?.filter(|n| Some(*n) < blocks)) {
         map.insert("num_hidden_layers".into(), (all - ahead).into());
+        map.insert("num_nextn_predict_layers".into(), ahead.into());
     }
     let floats = [
         ("attention.layer_norm_epsilon", "layer_norm_epsilon"),

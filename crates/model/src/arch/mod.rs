@@ -325,14 +325,7 @@ impl<'a> Source<'a> {
     pub fn layer_kind(&self, layer: usize, other: impl Fn(usize) -> &'static str) -> Result<String> {
         match self.config.optional_texts("layer_types")? {
             Some(kinds) => {
-                let wanted = self.config.usize("num_hidden_layers")?;
-                if kinds.len() != wanted {
-                    return Err(Error::config(
-                        "layer_types",
-                        format!("{} entries", kinds.len()),
-                        format!("num_hidden_layers = {wanted}"),
-                    ));
-                }
+                self.n_layers()?;
                 let kind =
                     kinds.get(layer).ok_or_else(|| Error::config("layer_types", "too few entries", "one a layer"))?;
                 Ok((*kind).to_owned())
@@ -346,11 +339,18 @@ impl<'a> Source<'a> {
         (0..self.n_layers()?).map(|i| self.layer_kind(i, &other)).collect()
     }
 
-    /// Layers, as many as can be.
+    /// Layers, as many as can be, and as many as have a kind.
     fn n_layers(&self) -> Result<usize> {
-        match self.config.usize("num_hidden_layers")? {
-            n if (1..=10_000).contains(&n) => Ok(n),
-            n => Err(Error::config("num_hidden_layers", n, "1 to 10000")),
+        let n = match self.config.usize("num_hidden_layers")? {
+            n if (1..=10_000).contains(&n) => n,
+            n => return Err(Error::config("num_hidden_layers", n, "1 to 10000")),
+        };
+        match self.config.get("layer_types").and_then(Value::as_array).map(Vec::len) {
+            Some(kinds) if kinds != n => {
+                let expected = format!("num_hidden_layers = {n}");
+                Err(Error::config("layer_types", format!("{kinds} entries"), expected))
+            }
+            _ => Ok(n),
         }
     }
 
@@ -367,6 +367,19 @@ impl<'a> Source<'a> {
     pub fn eps(&self) -> Result<f32> {
         let field = self.config.spelling(&["rms_norm_eps", "layer_norm_epsilon", "norm_eps"]);
         Ok(self.config.optional_f64(field)?.unwrap_or(1e-6) as f32)
+    }
+
+    /// A checkpoint has the layers that its config says, and beyond them at most those that guess ahead, which are not run.
+    fn refuse_other_layers(&self, said: usize) -> Result<()> {
+        let ahead = self.config.spelling(&["num_nextn_predict_layers", "num_mtp_layers", "num_mtp_modules"]);
+        let ahead = self.config.optional_usize(ahead)?.unwrap_or(0);
+        match self.names().layers_held(self.weights) {
+            Some(held) if held < said || held > said.saturating_add(ahead) => {
+                let expected = format!("the {held} layers of the checkpoint, less those that guess ahead ({ahead})");
+                Err(Error::config("num_hidden_layers", said, expected))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A decoder in the names that transformers uses; `blocks` describes each layer.
@@ -389,6 +402,7 @@ impl<'a> Source<'a> {
             Some(n) => n,
             None => UNSAID_CONTEXT,
         };
+        self.refuse_other_layers(n_layers)?;
         let layer = |i: usize| Ok(Layer { prefix: format!("model.layers.{i}"), blocks: blocks(i)? });
         let positive = |field: &str| match config.usize(field)? {
             0 => Err(Error::config(field, 0, "a positive number")),

@@ -22,15 +22,16 @@ pub const ENTRY: MixerEntry = MixerEntry {
 /// In flash-linear-attention's field names.
 pub fn spec(config: &ModelConfig, layer: usize) -> Result<Spec> {
     let width = delta::count(config, "hidden_size")?;
+    let heads = config.optional_usize("num_heads")?;
     let (heads, k_dim) = match config.optional_usize("expand_ratio")? {
-        Some(dim) if dim > 0 && dim <= width => (width / dim, dim),
+        Some(dim) if dim > 0 && dim <= width => (heads.unwrap_or(width / dim), dim),
         Some(dim) => return Err(Error::config("expand_ratio", dim, format!("1 to hidden_size = {width}"))),
         None => {
             let heads = delta::count(config, "num_heads")?;
             (heads, width / heads)
         }
     };
-    if !width.is_multiple_of(heads) || k_dim == 0 {
+    if heads == 0 || !width.is_multiple_of(heads) || k_dim == 0 {
         return Err(Error::config("num_heads", heads, format!("a divisor of hidden_size = {width}")));
     }
     let bounded = config.optional_bool("use_lower_bound")?.unwrap_or(true);
