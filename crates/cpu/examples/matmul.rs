@@ -127,9 +127,9 @@ fn main() {
                     let (n, k): (usize, usize) = (n.parse().expect("N"), k.parse().expect("K"));
                     let cpu = Cpu::new(CpuSpec { threads: Some(threads), numerics, isa: Some(isa) }).expect("cpu");
                     let bytes = cpu.packed_bytes(n, k, &form);
-                    // Enough copies that a small matrix does not stay in the cache.
-                    let copies = find("copies=")
-                        .map_or((256usize << 20).div_ceil(bytes).min(64), |c| c.parse().expect("copies"));
+                    // Enough copies that nothing stays in a cache.
+                    let copies =
+                        find("copies=").map_or((256usize << 20).div_ceil(bytes), |c| c.parse().expect("copies"));
                     let began = now();
                     let weights: Vec<_> = (0..copies)
                         .map(|_| cpu.pack(&Noise(n, k, form.clone()), None, Class::Weights).expect("packs"))

@@ -142,14 +142,12 @@ pub(crate) unsafe fn int_panels<S: Dot>(
 ) -> *const f32 {
     let (layout, all, halves) = (panels.layout, panels.k / UNIT, panels.layout.block < UNIT);
     let acc = scratch.zeroed_acc(panels.count * (to - from));
-    let fused = S::FUSED && matches!(to - from, 1 | 4);
+    if S::FUSED && matches!(to - from, 1 | 4) {
+        with_width!(S, layout, few_columns((panels, x.at_column(from, all), acc), to - from, scratch));
+        return acc;
+    }
     for slice in panels.slices() {
         let u = slice.at / UNIT;
-        if fused {
-            let x = x.at_column(from, all).at_unit(u, to - from);
-            with_width!(S, layout, few_columns(panels.slice(slice, 0, scratch), (x, acc), to - from, halves));
-            continue;
-        }
         let mut slices = [panels.decode::<S>(slice, 0, scratch); PAIR];
         for (p, own) in slices.iter_mut().enumerate().take(panels.count) {
             if p > 0 {
@@ -199,36 +197,42 @@ unsafe fn int_tile<S: Dot, W: Width, const P: usize, const C: usize>(
     }
 }
 
-/// The tiles whose codes are taken apart in registers: a token, and the few of a small batch. A token's has its scales decoded
-/// in the same call, so that neither waits for the other's memory.
-unsafe fn few_columns<S: Dot, W: Width>(
-    (decode, slice): (DecodeScales, Slice),
-    (x, acc): (Columns, *mut f32),
-    width: usize,
-    halves: bool,
-) {
-    if !S::FUSED {
-        return;
-    }
-    let (slices, acc) = ([slice], [acc]);
-    match (width, halves) {
-        (1, true) => S::enter(Then(decode, IntTile::<W, 1, 1, true> { slices, x, acc, width: PhantomData })),
-        (1, false) => S::enter(Then(decode, IntTile::<W, 1, 1, false> { slices, x, acc, width: PhantomData })),
-        _ => {
-            S::enter(decode);
-            int_tile::<S, W, 1, 4>(slices, x, acc, halves);
+/// One panel of grouped integers times `C` columns, its codes taken apart in registers: a token, or the few of a small batch.
+/// Slices follow one another in one call, so that none waits for the memory of the one before.
+struct FewColumns<'a, W, const C: usize, const HALVES: bool> {
+    panel: GroupedPanels<'a>,
+    /// All of the input.
+    x: Columns,
+    acc: *mut f32,
+    scratch: &'a mut Scratch,
+    width: PhantomData<W>,
+}
+
+impl<W: Width, const C: usize, const HALVES: bool> Kernel for FewColumns<'_, W, C, HALVES> {
+    #[inline(always)]
+    unsafe fn run<S: Dot>(self) {
+        for slice in self.panel.slices() {
+            let x = self.x.at_unit(slice.at / UNIT, C);
+            let (decode, slice) = self.panel.slice(slice, 0, self.scratch);
+            decode.run::<S>();
+            IntTile::<W, 1, C, HALVES> { slices: [slice], x, acc: [self.acc], width: PhantomData }.run::<S>();
         }
     }
 }
 
-/// One kernel after the other.
-struct Then<A, B>(A, B);
-
-impl<A: Kernel, B: Kernel> Kernel for Then<A, B> {
-    #[inline(always)]
-    unsafe fn run<S: Dot>(self) {
-        self.0.run::<S>();
-        self.1.run::<S>();
+unsafe fn few_columns<S: Dot, W: Width>(
+    (panel, x, acc): (GroupedPanels<'_>, Columns, *mut f32),
+    columns: usize,
+    scratch: &mut Scratch,
+) {
+    if !S::FUSED {
+        return;
+    }
+    match (columns, panel.layout.block < UNIT) {
+        (1, true) => S::enter(FewColumns::<W, 1, true> { panel, x, acc, scratch, width: PhantomData }),
+        (1, false) => S::enter(FewColumns::<W, 1, false> { panel, x, acc, scratch, width: PhantomData }),
+        (_, true) => S::enter(FewColumns::<W, 4, true> { panel, x, acc, scratch, width: PhantomData }),
+        (_, false) => S::enter(FewColumns::<W, 4, false> { panel, x, acc, scratch, width: PhantomData }),
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::marker::PhantomData;
 
-use crate::isa::ReadAhead;
+use crate::isa::{Caches, ReadAhead};
 use crate::ops::panel::{UNIT, Width, each_quad, fetch_ahead};
 use crate::simd::{Dot, Kernel, LANES, Lanes};
 
@@ -78,9 +78,7 @@ pub(crate) struct IntTile<W, const P: usize, const C: usize, const HALVES: bool>
 impl<W: Width, const P: usize, const C: usize, const HALVES: bool> IntTile<W, P, C, HALVES> {
     /// What the sums of a block start from: the zero of the codes, taken out for all its activations at once.
     #[inline(always)]
-    unsafe fn start<S: Dot>(&self, sums: *const i32) -> [S::I; C] {
-        let own_zero = if W::RUN == 1 { S::WIDE_ZERO } else { 0 };
-        let lift = own_zero - self.slices[0].zero;
+    unsafe fn start<S: Dot>(sums: *const i32, lift: i32) -> [S::I; C] {
         let mut acc = [S::izero(); C];
         for c in 0..C {
             acc[c] = S::isplat(*sums.add(c) * lift);
@@ -111,11 +109,17 @@ impl<W: Width, const P: usize, const C: usize, const HALVES: bool> IntTile<W, P,
             }
         }
     }
-}
 
-impl<W: Width, const P: usize, const C: usize, const HALVES: bool> Kernel for IntTile<W, P, C, HALVES> {
+    /// As `units`, whose loop is shorter where nothing is to be taken out.
     #[inline(always)]
-    unsafe fn run<S: Dot>(self) {
+    unsafe fn lifted<S: Dot>(&self, ahead: Option<ReadAhead>, lift: i32) {
+        if lift == 0 { self.units::<S>(ahead, 0) } else { self.units::<S>(ahead, lift) }
+    }
+
+    /// Continues the chains by all units. `ahead` and `lift`, what is added for each unit of activation, are constants where
+    /// that makes the loop shorter.
+    #[inline(always)]
+    unsafe fn units<S: Dot>(&self, ahead: Option<ReadAhead>, lift: i32) {
         let s = &self.slices[0];
         let late = S::NARROW && W::RUN > 1; // The start is added when a run closes.
         let mut f = [[S::splat(0.0); C]; P];
@@ -125,13 +129,11 @@ impl<W: Width, const P: usize, const C: usize, const HALVES: bool> Kernel for In
             }
         }
         for u in 0..s.units {
-            if C == 1 {
-                fetch_ahead::<S>(s.codes.add(u * W::BYTES), W::BYTES, s.ahead);
-            }
+            fetch_ahead::<S>(s.codes.add(u * W::BYTES), W::BYTES, ahead);
             let x = self.x.at_unit(u, C);
             let (sums, scaled) = if HALVES { (x.half_sum, x.half_scaled) } else { (x.sum, x.scaled) };
             let block = if HALVES { 2 * u } else { u >> s.units_per_scale_log2 };
-            let mut acc = if late { [[S::izero(); C]; P] } else { [self.start::<S>(sums); P] };
+            let mut acc = if late { [[S::izero(); C]; P] } else { [Self::start::<S>(sums, lift); P] };
             let mut run = [[S::open(S::izero()); C]; P];
             for p in 0..P {
                 for c in 0..C {
@@ -156,7 +158,7 @@ impl<W: Width, const P: usize, const C: usize, const HALVES: bool> Kernel for In
                 let (done, half) = (AT + 1, HALVES && AT == 3);
                 if W::RUN > 1 && (half || done == 8 || (S::NARROW && done % W::RUN == 0)) {
                     if late && (done == W::RUN || (HALVES && (done == 4 + W::RUN || (W::RUN >= 4 && done % 4 == 0)))) {
-                        acc = [self.start::<S>(if HALVES && done > 4 { sums.add(C) } else { sums }); P];
+                        acc = [Self::start::<S>(if HALVES && done > 4 { sums.add(C) } else { sums }, lift); P];
                     }
                     for p in 0..P {
                         for c in 0..C {
@@ -168,7 +170,7 @@ impl<W: Width, const P: usize, const C: usize, const HALVES: bool> Kernel for In
                 if half {
                     self.chain::<S>(&mut f, &acc, block, (x.scale, scaled));
                     if !late {
-                        acc = [self.start::<S>(sums.add(C)); P];
+                        acc = [Self::start::<S>(sums.add(C), lift); P];
                         for p in 0..P {
                             for c in 0..C {
                                 run[p][c] = S::open(acc[p][c]);
@@ -184,6 +186,21 @@ impl<W: Width, const P: usize, const C: usize, const HALVES: bool> Kernel for In
             for c in 0..C {
                 S::store(self.acc[p].add(c * LANES), f[p][c]);
             }
+        }
+    }
+}
+
+impl<W: Width, const P: usize, const C: usize, const HALVES: bool> Kernel for IntTile<W, P, C, HALVES> {
+    #[inline(always)]
+    unsafe fn run<S: Dot>(self) {
+        let own_zero = if W::RUN == 1 { S::WIDE_ZERO } else { 0 };
+        let lift = own_zero - self.slices[0].zero;
+        // Columns side by side read each weight for many products: nothing is gained by asking ahead.
+        let ahead = self.slices[0].ahead.filter(|_| C == 1);
+        match ahead.map(|a| a.caches) {
+            None => self.lifted::<S>(None, lift),
+            Some(Caches::Fill) => self.lifted::<S>(ahead.map(|a| ReadAhead { caches: Caches::Fill, ..a }), lift),
+            Some(Caches::Pass) => self.lifted::<S>(ahead.map(|a| ReadAhead { caches: Caches::Pass, ..a }), lift),
         }
     }
 }
