@@ -20,7 +20,7 @@ use plan::{Plan, is_int, tiles};
 use prepare::{Prepare, RowInput};
 use product::{
     BLOCK_COLUMNS, DensePanels, GroupedPanels, Scratch, dense_panels, exact_panel, int_panels, int_panels_at_once,
-    panels_at_once,
+    most_int_panels, panels_at_once,
 };
 use tile::Finish;
 
@@ -145,24 +145,24 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// Moves the chains of panel `p` for columns `from..to` to the results.
+    /// Moves the chains of panels `p..p + count` for columns `from..to` to the results.
     ///
     /// # Safety
-    /// As for `Lanes`; `acc` holds the chains, and no other task has this panel and these columns.
-    unsafe fn finish<S: Dot>(&self, acc: *const f32, p: usize, (from, to): (usize, usize)) {
+    /// As for `Lanes`; `acc` holds the chains, and no other task has these panels and these columns.
+    unsafe fn finish<S: Dot>(&self, acc: *const f32, (p, count): (usize, usize), (from, to): (usize, usize)) {
         let (n, first) = (self.panels.n, p * LANES);
         let at = from * n + first;
         let residual = if self.residual.is_null() { self.residual } else { self.residual.wrapping_add(at) };
         let finish = Finish {
             acc,
             columns: to - from,
-            rows: (n - first).min(LANES),
+            rows: (n - first).min(count * LANES),
             bias: self.bias.map_or(std::ptr::null(), |b| b[first..].as_ptr()),
             residual,
             y: self.y.wrapping_add(at),
             stride: n,
         };
-        // SAFETY: the panel's rows and the columns exist; the set is the caller's.
+        // SAFETY: the panels' rows and the columns exist; the set is the caller's.
         unsafe { S::enter(finish) }
     }
 }
@@ -224,8 +224,8 @@ impl Tasks {
     }
 }
 
-/// Numbers that lanes take, each once: first those of a stretch of their own, one after the other, so that a lane reads memory
-/// in long runs; then what others have left.
+/// Numbers that lanes take, each once: first those of a stretch of their own, in runs that grow shorter towards its end, so that
+/// a lane reads memory in long runs and seldom meets another; then, one by one, what others have left.
 struct Stretches {
     count: usize,
     /// How many of each lane's stretch are taken, and more.
@@ -247,13 +247,15 @@ impl Stretches {
         edge(lane)..edge(lane + 1)
     }
 
-    /// The next number for this lane.
-    fn take(&self, lane: usize) -> Option<usize> {
+    /// The next numbers for this lane.
+    fn take(&self, lane: usize) -> Option<Range<usize>> {
         let lanes = self.taken.len();
         (lane..lane + lanes).map(|l| l % lanes).find_map(|l| {
-            let own = self.of(l);
-            let i = own.start + self.taken[l].0.fetch_add(1, Ordering::Relaxed);
-            (i < own.end).then_some(i)
+            let (own, taken) = (self.of(l), &self.taken[l].0);
+            let left = own.len().saturating_sub(taken.load(Ordering::Relaxed));
+            let run = if l == lane { left.div_ceil(4) } else { left.min(1) };
+            let from = own.start + if run > 0 { taken.fetch_add(run, Ordering::Relaxed) } else { own.len() };
+            (from < own.end).then(|| from..own.end.min(from + run))
         })
     }
 }
@@ -303,7 +305,7 @@ impl Call<'_> {
             let spans = Tasks::new(self.jobs.iter().map(|j| j.plan.rows.div_ceil(widest)));
             let stretches = Stretches::new(spans.count(), plan.lanes);
             self.lanes(&|lane| {
-                while let Some(i) = stretches.take(lane) {
+                for i in std::iter::from_fn(|| stretches.take(lane)).flatten() {
                     let (job, i) = spans.find(i);
                     let job = &self.jobs[job];
                     // SAFETY: every span of columns is taken by one task; the set is the caller's.
@@ -326,20 +328,25 @@ impl Call<'_> {
         self.lanes(&|lane| {
             let mut scratch = Scratch::new();
             let mut prepared = None;
-            while let Some(i) = stretches.take(lane) {
-                let (own, i) = tasks.find(i);
-                let job = &self.jobs[own];
-                // SAFETY: a lane's own copy is written by that lane alone; every panel and block of columns is taken by
-                // one task; the set is the caller's.
-                unsafe {
-                    if plan.own_copies && prepared != Some(own) {
-                        self.prepare::<S>(lane, job, (0, job.plan.rows));
-                        prepared = Some(own);
-                    }
-                    let (panels, (chunk, chunks)) = (job.panels(), cuts[own]);
-                    let (block, first) = (i / chunks, i % chunks * chunk);
+            while let Some(mut run) = stretches.take(lane) {
+                while !run.is_empty() {
+                    let (own, i) = tasks.find(run.start);
+                    let (job, (chunk, chunks)) = (&self.jobs[own], cuts[own]);
+                    // As many as are of the same job and block of columns.
+                    let (block, first) = (i / chunks, i % chunks);
+                    let count = run.len().min(chunks - first);
+                    run.start += count;
+                    let panels = (first * chunk, job.panels().min((first + count) * chunk));
                     let span = (block * BLOCK_COLUMNS, job.plan.rows.min((block + 1) * BLOCK_COLUMNS));
-                    self.chunk::<S>(lane, job, (first, panels.min(first + chunk)), (span, &mut scratch));
+                    // SAFETY: a lane's own copy is written by that lane alone; every panel and block of columns is taken by
+                    // one task; the set is the caller's.
+                    unsafe {
+                        if plan.own_copies && prepared != Some(own) {
+                            self.prepare::<S>(lane, job, (0, job.plan.rows));
+                            prepared = Some(own);
+                        }
+                        self.chunk::<S>(lane, job, panels, (span, &mut scratch));
+                    }
                 }
             }
         });
@@ -418,7 +425,7 @@ impl Call<'_> {
             match &panels.layout {
                 Layout::Grouped(layout) => {
                     let int = job.plan.int_columns(base, lane).filter(|_| target.int);
-                    let count = int.map_or(1, |_| int_panels_at_once::<S>(columns)).min(end - p);
+                    let count = int.map_or(1, |_| most_int_panels::<S>(columns)).min(end - p);
                     let (bytes, stride) = (panels.panels(p, count), panels.stride);
                     let slice = ReadAhead { bytes: layout.slice_bytes, caches: Caches::Fill };
                     let ahead = if columns == 1 { self.cpu.read_ahead } else { Some(slice) };
@@ -430,9 +437,7 @@ impl Call<'_> {
                         Some(x) => int_panels::<S>(group, x, span, scratch),
                         None => exact_panel::<S>(group, float, span, scratch),
                     };
-                    for i in 0..count {
-                        target.finish::<S>(acc.add(i * columns * LANES), p + i, span);
-                    }
+                    target.finish::<S>(acc, (p, count), span);
                     count
                 }
                 Layout::Dense(dtype) => {
@@ -441,12 +446,43 @@ impl Call<'_> {
                     let bytes = panels.panels(p, count);
                     let group = DensePanels { dtype: *dtype, bytes, stride: panels.stride, count };
                     let acc = dense_panels::<S>(group, float, span, scratch);
-                    for i in 0..count {
-                        target.finish::<S>(acc.add(i * columns * LANES), p + i, span);
-                    }
+                    target.finish::<S>(acc, (p, count), span);
                     count
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_take_every_number_once() {
+        for (count, lanes) in [(0, 2), (1, 4), (7, 3), (108, 2), (1000, 4)] {
+            let (stretches, hits) =
+                (Stretches::new(count, lanes), Vec::from_iter((0..count).map(|_| AtomicUsize::new(0))));
+            std::thread::scope(|scope| {
+                for lane in 0..lanes {
+                    let (stretches, hits) = (&stretches, &hits);
+                    scope.spawn(move || {
+                        for i in std::iter::from_fn(|| stretches.take(lane)).flatten() {
+                            hits[i].fetch_add(1, Ordering::Relaxed);
+                        }
+                    });
+                }
+            });
+            assert!(hits.iter().all(|h| h.load(Ordering::Relaxed) == 1), "{count} numbers, {lanes} lanes");
+        }
+    }
+
+    #[test]
+    fn a_lane_alone_takes_its_own_in_shrinking_runs_and_then_the_others() {
+        let stretches = Stretches::new(20, 2);
+        let runs = Vec::from_iter(std::iter::from_fn(|| stretches.take(1)));
+        let own = [10..13, 13..15, 15..17, 17..18, 18..19, 19..20];
+        assert_eq!(runs[..own.len()], own);
+        assert_eq!(runs[own.len()..], Vec::from_iter((0..10).map(|i| i..i + 1)));
     }
 }

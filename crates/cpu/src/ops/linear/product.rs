@@ -79,10 +79,10 @@ impl<'a> GroupedPanels<'a> {
         self.layout.slices(self.k, &self.bytes[..self.stride])
     }
 
-    /// This slice of panel `p`, and what decodes its scales.
+    /// This slice of panel `p`, and what decodes its scales; they stay until those of panel `p + PAIR`.
     unsafe fn slice(&self, slice: GroupedSlice<'_>, p: usize, scratch: &mut Scratch) -> (DecodeScales, Slice) {
-        let layout = self.layout;
-        let (scales, biases) = (scratch.scales[p].as_mut_ptr().cast(), scratch.biases[p].as_mut_ptr().cast());
+        let (layout, room) = (self.layout, p % PAIR);
+        let (scales, biases) = (scratch.scales[room].as_mut_ptr().cast(), scratch.biases[room].as_mut_ptr().cast());
         let decode = DecodeScales {
             kind: layout.scales,
             bytes: slice.scales.as_ptr().add(p * self.stride),
@@ -129,8 +129,8 @@ macro_rules! with_width {
     };
 }
 
-/// Panels of grouped integers times int8 columns `from..to`; gives the chains, `[panels][columns][16]`. More than one panel only
-/// as `int_panels_at_once` has it.
+/// Panels of grouped integers times int8 columns `from..to`; gives the chains, `[panels][columns][16]`. At most
+/// `most_int_panels`.
 ///
 /// # Safety
 /// As for `Lanes`; `x` holds the prepared columns of the whole input.
@@ -142,7 +142,7 @@ pub(crate) unsafe fn int_panels<S: Dot>(
 ) -> *const f32 {
     let (layout, all, halves) = (panels.layout, panels.k / UNIT, panels.layout.block < UNIT);
     let acc = scratch.zeroed_acc(panels.count * (to - from));
-    if S::FUSED && matches!(to - from, 1 | 4) {
+    if fused::<S>(to - from) {
         with_width!(S, layout, few_columns((panels, x.at_column(from, all), acc), to - from, scratch));
         return acc;
     }
@@ -175,6 +175,16 @@ pub(crate) unsafe fn int_panels<S: Dot>(
     acc
 }
 
+/// True if codes are taken apart in registers: for a token, and the few of a small batch.
+fn fused<S: Dot>(columns: usize) -> bool {
+    S::FUSED && matches!(columns, 1 | 4)
+}
+
+/// Panels of integers that one call may be given with so many columns.
+pub(crate) fn most_int_panels<S: Dot>(columns: usize) -> usize {
+    if fused::<S>(columns) { PAIR * BLOCK_COLUMNS / columns } else { int_panels_at_once::<S>(columns) }
+}
+
 /// Panels of integers that are multiplied at once with so many columns.
 pub(crate) fn int_panels_at_once<S: Dot>(columns: usize) -> usize {
     if S::PAIRS && columns > S::COLUMNS { PAIR } else { 1 }
@@ -197,12 +207,13 @@ unsafe fn int_tile<S: Dot, W: Width, const P: usize, const C: usize>(
     }
 }
 
-/// One panel of grouped integers times `C` columns, its codes taken apart in registers: a token, or the few of a small batch.
-/// Slices follow one another in one call, so that none waits for the memory of the one before.
+/// Panels of grouped integers times `C` columns, their codes taken apart in registers. Panels and their slices follow one another
+/// in one call, so that none waits for the memory of the one before.
 struct FewColumns<'a, W, const C: usize, const HALVES: bool> {
-    panel: GroupedPanels<'a>,
+    panels: GroupedPanels<'a>,
     /// All of the input.
     x: Columns,
+    /// `[panels][C][16]`, zero.
     acc: *mut f32,
     scratch: &'a mut Scratch,
     width: PhantomData<W>,
@@ -211,28 +222,31 @@ struct FewColumns<'a, W, const C: usize, const HALVES: bool> {
 impl<W: Width, const C: usize, const HALVES: bool> Kernel for FewColumns<'_, W, C, HALVES> {
     #[inline(always)]
     unsafe fn run<S: Dot>(self) {
-        for slice in self.panel.slices() {
-            let x = self.x.at_unit(slice.at / UNIT, C);
-            let (decode, slice) = self.panel.slice(slice, 0, self.scratch);
-            decode.run::<S>();
-            IntTile::<W, 1, C, HALVES> { slices: [slice], x, acc: [self.acc], width: PhantomData }.run::<S>();
+        for p in 0..self.panels.count {
+            let acc = [self.acc.add(p * C * LANES)];
+            for slice in self.panels.slices() {
+                let x = self.x.at_unit(slice.at / UNIT, C);
+                let (decode, slice) = self.panels.slice(slice, p, self.scratch);
+                decode.run::<S>();
+                IntTile::<W, 1, C, HALVES> { slices: [slice], x, acc, width: PhantomData }.run::<S>();
+            }
         }
     }
 }
 
 unsafe fn few_columns<S: Dot, W: Width>(
-    (panel, x, acc): (GroupedPanels<'_>, Columns, *mut f32),
+    (panels, x, acc): (GroupedPanels<'_>, Columns, *mut f32),
     columns: usize,
     scratch: &mut Scratch,
 ) {
     if !S::FUSED {
         return;
     }
-    match (columns, panel.layout.block < UNIT) {
-        (1, true) => S::enter(FewColumns::<W, 1, true> { panel, x, acc, scratch, width: PhantomData }),
-        (1, false) => S::enter(FewColumns::<W, 1, false> { panel, x, acc, scratch, width: PhantomData }),
-        (_, true) => S::enter(FewColumns::<W, 4, true> { panel, x, acc, scratch, width: PhantomData }),
-        (_, false) => S::enter(FewColumns::<W, 4, false> { panel, x, acc, scratch, width: PhantomData }),
+    match (columns, panels.layout.block < UNIT) {
+        (1, true) => S::enter(FewColumns::<W, 1, true> { panels, x, acc, scratch, width: PhantomData }),
+        (1, false) => S::enter(FewColumns::<W, 1, false> { panels, x, acc, scratch, width: PhantomData }),
+        (_, true) => S::enter(FewColumns::<W, 4, true> { panels, x, acc, scratch, width: PhantomData }),
+        (_, false) => S::enter(FewColumns::<W, 4, false> { panels, x, acc, scratch, width: PhantomData }),
     }
 }
 

@@ -299,16 +299,16 @@ impl<E: Element> Kernel for Widen<E> {
     }
 }
 
-/// Moves finished chains of one panel to the results: + bias, then residual +.
+/// Moves finished chains of panels side by side to the results: + bias, then residual +.
 pub(crate) struct Finish {
-    /// `[columns][16]`.
+    /// `[panels][columns][16]`.
     pub(crate) acc: *const f32,
     pub(crate) columns: usize,
-    /// Rows of the panel that exist, 1 to 16.
+    /// Rows of the panels that exist; only the last panel may have less than sixteen.
     pub(crate) rows: usize,
-    /// Biases of the panel's rows, or null.
+    /// Biases of the rows, or null.
     pub(crate) bias: *const f32,
-    /// Where the first column's results of this panel lie in the residual, or null.
+    /// Where the first column's results lie in the residual, or null.
     pub(crate) residual: *const f32,
     /// And in the result; it may be the same place.
     pub(crate) y: *mut f32,
@@ -316,29 +316,23 @@ pub(crate) struct Finish {
     pub(crate) stride: usize,
 }
 
-impl Finish {
-    /// The rows that exist.
-    #[inline(always)]
-    unsafe fn load<S: Lanes>(&self, p: *const f32) -> S::F {
-        if self.rows == LANES { S::load(p) } else { S::load_n(p, self.rows) }
-    }
-}
-
 impl Kernel for Finish {
     #[inline(always)]
     unsafe fn run<S: Dot>(self) {
-        let whole = self.rows == LANES;
-        let bias = if self.bias.is_null() { S::splat(0.0) } else { self.load::<S>(self.bias) };
-        for c in 0..self.columns {
-            let mut v = S::load(self.acc.add(c * LANES));
-            if !self.bias.is_null() {
-                v = S::add(v, bias);
+        for first in (0..self.rows).step_by(LANES) {
+            let rows = self.rows - first;
+            let bias = if self.bias.is_null() { S::splat(0.0) } else { S::load_n(self.bias.add(first), rows) };
+            for c in 0..self.columns {
+                let mut v = S::load(self.acc.add(first * self.columns + c * LANES));
+                if !self.bias.is_null() {
+                    v = S::add(v, bias);
+                }
+                let at = c * self.stride + first;
+                if !self.residual.is_null() {
+                    v = S::add(S::load_n(self.residual.add(at), rows), v);
+                }
+                S::store_n(self.y.add(at), rows, v);
             }
-            if !self.residual.is_null() {
-                v = S::add(self.load::<S>(self.residual.add(c * self.stride)), v);
-            }
-            let y = self.y.add(c * self.stride);
-            if whole { S::store(y, v) } else { S::store_n(y, self.rows, v) }
         }
     }
 }
