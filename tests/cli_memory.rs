@@ -292,3 +292,38 @@ fn a_second_read_of_the_same_text_finds_it_whole_and_too_long_a_text_leaves_noth
     let left = json(home, &["state", "ls", "--json"]);
     assert_eq!(left["states"].as_array().map(Vec::len), Some(1), "{left}");
 }
+
+#[test]
+fn a_damaged_state_says_no_word() {
+    let home = tempfile::tempdir().expect("home");
+    let home = home.path();
+    let model = trained("pocket").display().to_string();
+    // Pages that are mapped when they wake, and so are proved behind it.
+    let go_on = |verb: &str, more: &[&str]| -> Output {
+        run(home, &[&[verb, &model, "--kv", "f32", "--temperature", "0", "--state", "s"], more].concat(), "Hello\n")
+    };
+    let book: String = (0..30).map(|n| format!("The code for Zoe is {}. ", 1000 + n)).collect();
+    let first = go_on("generate", &["-p", &book, "-n", "2"]);
+    assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
+    let store = reverie::rooms::engine::memory::Store::open(&home.join("store")).expect("opens");
+    let manifest = store.resolve("s").expect("resolves").manifest;
+    assert!(manifest.pages.len() > 2, "{} pages", manifest.pages.len());
+    assert!(store.disk_bytes(&manifest.pages[0]).expect("is there") > 64 << 10, "large enough to be mapped");
+    for object in manifest.objects() {
+        let file = store.object_path(object);
+        let sound = std::fs::read(&file).expect("reads");
+        let mut torn = sound.clone();
+        torn[sound.len() - 1] ^= 1;
+        std::fs::remove_file(&file).expect("removes");
+        std::fs::write(&file, torn).expect("writes");
+        for (verb, more) in [("generate", &["-p", " Hello", "-n", "2"][..]), ("chat", &[])] {
+            let out = go_on(verb, more);
+            let err = String::from_utf8_lossy(&out.stderr);
+            assert_eq!(out.status.code(), Some(1), "{verb}: {err}");
+            assert!(err.contains(&object.to_string()) && err.contains("damaged"), "{verb}: {err}");
+            assert_eq!(String::from_utf8_lossy(&out.stdout), "", "{verb}");
+        }
+        std::fs::write(&file, sound).expect("writes");
+    }
+    assert!(go_on("generate", &["-p", " Hello", "-n", "2"]).status.success(), "whole again");
+}
