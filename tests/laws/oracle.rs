@@ -223,7 +223,7 @@ const CONVERTED: &[&str] = &[
 ];
 
 /// The folder where its config says otherwise.
-fn saying(folder: &Path, fields: &Map<String, Value>) -> TempDir {
+pub(super) fn saying(folder: &Path, fields: &Map<String, Value>) -> TempDir {
     let copy = tempfile::tempdir().expect("tempdir");
     for file in std::fs::read_dir(folder).expect("folder").filter_map(|e| e.ok().map(|e| e.path())) {
         std::fs::copy(&file, copy.path().join(file.file_name().expect("name"))).expect("copy");
