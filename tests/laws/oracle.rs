@@ -217,6 +217,7 @@ const CONVERTED: &[&str] = &[
     "mamba",
     "nemotron_h",
     "nemotron_h_moe",
+    "nemotron_h_moe_latent",
     "qwen3_5",
     "qwen3_5_moe_text",
     "qwen3_5_text",

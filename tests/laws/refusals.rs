@@ -45,7 +45,7 @@ fn state_space_and_hybrid_fields() {
         ("mamba2", "time_step_limit", json!([2.0, 1.0])),
         ("nemotron_h", "layers_block_type", json!(["mamba", "mlp", "attention", "attention", "mamba", "sideways"])),
         ("nemotron_h", "mlp_hidden_act", json!("silu")),
-        ("nemotron_h_moe", "moe_latent_size", json!(8)),
+        ("nemotron_h_moe", "moe_latent_size", json!(0)),
         ("recurrent_gemma", "block_types", json!([])),
         ("recurrent_gemma", "hidden_activation", json!("relu")),
         ("recurrent_gemma", "lru_width", json!(63)),

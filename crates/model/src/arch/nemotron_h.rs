@@ -24,11 +24,16 @@ pub const ENTRY: ArchEntry = ArchEntry {
     }),
 };
 
+/// Where experts work in a space of their own.
+const LATENT: moe::Latent = moe::Latent { width: 0, enter: "fc1_latent_proj", leave: "fc2_latent_proj" };
+
 /// GGUF's words for it.
 pub(super) const GGUF_LEAVES: Leaves = &[
     ("mixer.down_proj", "ffn_down"),
     ("mixer.experts.down_proj", "ffn_down_exps"),
     ("mixer.experts.up_proj", "ffn_up_exps"),
+    ("mixer.fc1_latent_proj", "ffn_latent_down"),
+    ("mixer.fc2_latent_proj", "ffn_latent_up"),
     ("mixer.gate", "ffn_gate_inp"),
     ("mixer.gate.e_score_correction_bias", "exp_probs_b.bias!"),
     ("mixer.k_proj", "attn_k"),
@@ -77,9 +82,6 @@ pub(super) fn plan(source: &Source<'_>) -> Result<Plan> {
         [("num_hidden_layers", kinds.len().into()), ("layer_types", Value::Null), ("tie_word_embeddings", Value::Null)];
     let source = &source.with_fields(fields.map(|(field, value)| (field.to_owned(), value)));
     let config = &source.config;
-    if config.has("moe_latent_size") {
-        return Err(Error::config("moe_latent_size", "a width", "nothing: experts in a latent space are not computed"));
-    }
     let act = config.optional_text("mlp_hidden_act")?.unwrap_or("relu2");
     if act != "relu2" {
         return Err(Error::config("mlp_hidden_act", act, "relu2"));
@@ -98,7 +100,11 @@ pub(super) fn plan(source: &Source<'_>) -> Result<Plan> {
             "moe" => {
                 let shared = glu::width(config, "moe_shared_expert_intermediate_size")?;
                 let experts = glm4_moe::sigmoid_experts(source)?;
-                let experts = moe::Spec { act: Act::Relu2, shape: glu::Shape::Plain, ..experts };
+                let latent = match config.has("moe_latent_size") {
+                    true => Some(moe::Latent { width: glu::width(config, "moe_latent_size")?, ..LATENT }),
+                    false => None,
+                };
+                let experts = moe::Spec { act: Act::Relu2, shape: glu::Shape::Plain, latent, ..experts };
                 Part::Ffn(Box::new(experts.with_shared("shared_experts", shared)))
             }
             other => return Err(Error::config("layers_block_type", other, "mamba, attention, mlp or moe")),

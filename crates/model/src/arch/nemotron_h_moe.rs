@@ -24,5 +24,8 @@ fn adapt(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
     let arch = "nemotron_h_moe";
     let shared = [("expert_shared_feed_forward_length", "moe_shared_expert_intermediate_size")];
     gguf::counts(metadata, map, arch, &shared)?;
+    if let Some(width) = metadata.optional_usize("nemotron_h_moe.moe_latent_size")? {
+        map.insert("moe_latent_size".into(), width.into());
+    }
     gguf::state_space(metadata, map, arch)
 }

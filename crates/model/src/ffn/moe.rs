@@ -49,6 +49,19 @@ pub struct Spec {
     pub fused: Fused,
     /// The feed-forward that serves every token.
     pub shared: Option<Shared>,
+    /// The narrower space that the experts work in, where they do not work in the stream's.
+    pub latent: Option<Latent>,
+}
+
+/// A space that a token is brought into before its experts see it, and their sum out of (Nemotron 3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Latent {
+    /// Its width.
+    pub width: usize,
+    /// The projection into it.
+    pub enter: &'static str,
+    /// The projection out of it.
+    pub leave: &'static str,
 }
 
 /// How a mixture's router works.
@@ -158,6 +171,7 @@ impl Spec {
             shape: Shape::Gated,
             fused: Fused::Rows,
             shared: None,
+            latent: None,
         })
     }
 
@@ -235,6 +249,10 @@ impl FfnSpec for Spec {
                 per_expert: vector(router.per_expert)?,
             },
             experts: Experts::new(b, stored::Stored::find(b, self)?, router.n_active)?,
+            latent: match self.latent {
+                Some(l) => Some((b.linear(l.enter, l.width, width)?, b.linear(l.leave, width, l.width)?)),
+                None => None,
+            },
             weighed: router.weighed,
             act: self.act,
             shared,
@@ -258,6 +276,8 @@ struct Moe {
     weighed: Weighed,
     act: Act,
     shared: Option<(Glu, Option<Linear>)>,
+    /// Into the experts' own space, and out of it.
+    latent: Option<(Linear, Linear)>,
 }
 
 /// The tokens of an expert, with their weights.
@@ -339,6 +359,16 @@ impl Ffn for Moe {
         let routes = be.route(&logits, &self.route)?;
         drop(logits);
         let mut waiting = by_expert(&routes);
+        if let Some((enter, leave)) = &self.latent {
+            let [given] = project(be, stream.input(), [enter])?;
+            let mut sum = be.alloc(given.dims(), DType::F32, Class::Scratch)?;
+            while !waiting.is_empty() {
+                let wave = self.experts.next(be, &mut waiting)?;
+                let (rows, terms) = self.routed(be, Input::Plain(&given), &wave)?;
+                sum = be.add_weighted(sum, &rows, &terms)?;
+            }
+            return leave.add_to(be, Input::Plain(&sum), self.base(be, stream)?);
+        }
         let (mut stream, mut sum) = (Some(stream), None);
         // A token's experts are added by number, whether they come at once or one after another.
         while let Some(input) = &stream {

@@ -79,7 +79,7 @@ const SPELLINGS: &[Spelling] = &[
 impl Stored {
     /// Looks for the names; takes the biases.
     pub(super) fn find(b: &Build<'_>, spec: &Spec) -> Result<Stored> {
-        let (width, inner) = (b.width(), spec.inner);
+        let (width, inner) = (spec.latent.map_or(b.width(), |latent| latent.width), spec.inner);
         let spellings = SPELLINGS.iter().filter(|s| s.gate.is_some() == (spec.shape == Shape::Gated));
         let find = Find { b, n_experts: spec.n_experts, width, inner };
         for (folder, spelling) in FOLDERS.iter().flat_map(|f| spellings.clone().map(move |s| (f, s))) {
