@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use reverie::rooms::chat::{Error as ChatError, FOLD_PROMPT};
+use reverie::rooms::engine::Error as EngineError;
 use reverie::{Conversation, EMBEDDED, Finish, GenerateSpec, Go, LoadedModel, Reason};
 use rustyline::error::ReadlineError;
 
@@ -162,7 +163,7 @@ impl Talk<'_> {
         }
         match self.unanswered {
             0 => Ok(()),
-            n => anyhow::bail!("{n} questions found no room in the context and were not asked"),
+            n => anyhow::bail!("questions that found no room in the context and were not asked: {n}"),
         }
     }
 
@@ -251,6 +252,10 @@ impl Talk<'_> {
                 say!("({e}; /fold goes on from a summary)")?;
                 Ok(())
             }
+            Err(ChatError::Engine(EngineError::Stopped { done, total })) => {
+                say!("(stopped after {done} of {total} tokens of the question; asked again, it goes on from there)")?;
+                Ok(())
+            }
             // A question that cannot be asked leaves the conversation as it was; say why and go on.
             Err(e) if std::io::stdin().is_terminal() => {
                 say!("error: {e}")?;
@@ -276,6 +281,9 @@ impl Talk<'_> {
     }
 
     fn fold(&mut self) -> anyhow::Result<()> {
+        if self.conversation.turns() == 0 {
+            return Ok(say!("(nothing was said yet that could be folded)")?);
+        }
         self.spec.cancel.store(false, Ordering::Relaxed);
         let cancel = Arc::clone(&self.spec.cancel);
         let spec = GenerateSpec { max_tokens: Some(FOLD_TOKENS), ..self.spec.clone() };

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use reverie::rooms::files::{FloatTensor, write_floats};
 use reverie::rooms::model::{Sequence, Want};
+use serde_json::json;
 
 use super::UsageError;
 use super::shared::{LoadArgs, progress_bar};
@@ -27,6 +28,9 @@ pub struct Args {
     /// Where to write: tensors `logits` [T, V] and `hidden.<layer>` [T, D], f32
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    /// Say what was written as JSON
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     load: LoadArgs,
 }
@@ -65,6 +69,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let mut tensors = vec![FloatTensor { name: "logits".into(), shape: vec![t, vocab], values: logits }];
     tensors.extend(hidden.into_iter().map(|(name, (d, values))| FloatTensor { name, shape: vec![t, d], values }));
     write_floats(&args.out, &tensors)?;
-    say!("{t} tokens, {} tensors -> {}", tensors.len(), args.out.display())?;
+    if args.json {
+        let shapes: serde_json::Map<_, _> = tensors.iter().map(|t| (t.name.clone(), json!(t.shape))).collect();
+        let report = json!({ "file": args.out, "ids": ids, "tensors": shapes });
+        say!("{}", serde_json::to_string_pretty(&report)?)?;
+    } else {
+        say!("{t} tokens, {} tensors -> {}", tensors.len(), args.out.display())?;
+    }
     Ok(())
 }

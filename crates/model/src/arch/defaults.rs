@@ -21,6 +21,9 @@ const SPELLINGS: &[&[&str]] = &[
     &["rope_parameters", "rope_scaling"],
 ];
 
+/// Activations that go by several names.
+const ACTIVATIONS: &[&[&str]] = &[&["silu", "swish"], &["gelu_fast", "gelu_new", "gelu_pytorch_tanh", "gelu_tanh"]];
+
 /// A bare text model's config with what it leaves out.
 pub(super) fn bare(config: &ModelConfig) -> Result<ModelConfig> {
     filled(config, [config.optional_text("model_type")?.unwrap_or_default().to_owned()], SIZES)
@@ -38,6 +41,20 @@ fn filled<const N: usize>(config: &ModelConfig, kinds: [String; N], stated: &[&s
     let table: Map<String, Value> = serde_json::from_str(TABLE)
         .map_err(|e| Error::config("defaults.json", e, "an object of model types; make it anew"))?;
     let Some(Value::Object(class)) = kinds.iter().find_map(|kind| table.get(kind)) else { return Ok(config.clone()) };
+    for field in ["hidden_act", "hidden_activation"] {
+        let text = |fields: &Map<String, Value>| fields.get(field).and_then(Value::as_str).map(str::to_owned);
+        if let (Some(found), Some(own)) = (text(config.fields()), text(class)) {
+            // The families compute their class's own activation, and no other.
+            let same = |group: &&[&str]| group.contains(&found.as_str()) && group.contains(&own.as_str());
+            if found != own && !ACTIVATIONS.iter().any(same) {
+                return Err(Error::config(
+                    field,
+                    found,
+                    format!("{own}: the only one that is computed for this family"),
+                ));
+            }
+        }
+    }
     let own = class.get("spellings").and_then(Value::as_object);
     let said = |field: &str| config.fields().contains_key(field);
     let otherwise = |field: &str| {

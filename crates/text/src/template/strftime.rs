@@ -20,10 +20,10 @@ pub enum Clock {
 
 pub(super) fn format(clock: Clock, format: &str) -> Result<String, Error> {
     let now = match clock {
-        Clock::System => Timestamp::now().to_zoned(TimeZone::system()),
+        Clock::System => Timestamp::now().to_zoned_datetime(TimeZone::system()),
         Clock::Fixed { unix_seconds } => Timestamp::from_second(unix_seconds)
             .map_err(|e| Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {e}")))?
-            .to_zoned(TimeZone::UTC),
+            .to_zoned_datetime(TimeZone::UTC),
     };
     strtime::format(c_locale(format), &now)
         .map_err(|e| Error::new(ErrorKind::InvalidOperation, format!("strftime_now({format:?}): {e}")))
