@@ -9,6 +9,14 @@ pub enum Error {
          (owner/name); check the spelling or the path", EMBEDDED = crate::EMBEDDED
     )]
     NotFound(String),
+    /// MODEL may be a hub id, but the hub did not give it; nor is it a path.
+    #[error("{source}; nor is there a folder or file '{model}' here")]
+    Nowhere {
+        /// As it was written.
+        model: String,
+        /// What the hub, or the cache, said.
+        source: reverie_files::hub::HubError,
+    },
     /// A refusal of the porch's own.
     #[error("{what}: found {found}, expected {expected}")]
     Value {

@@ -8,7 +8,7 @@ use reverie_engine::memory::Store;
 use reverie_engine::session::Go;
 use reverie_engine::{Cellar, Engine, EngineSpec, Progress, Session};
 use reverie_files::Checkpoint;
-use reverie_files::hub::{self, HubConfig};
+use reverie_files::hub::{self, HubConfig, HubError};
 use reverie_model::ffn::ExpertBytes;
 use reverie_model::ffn::moe::{Residence, Shelf};
 use reverie_model::{Plan, Registries, assemble};
@@ -127,6 +127,13 @@ pub fn locate(model: &str, hear: &mut dyn FnMut(LoadEvent<'_>)) -> Result<Locate
                     hear(LoadEvent::Notice(&notice.to_string()));
                 }
                 hear(LoadEvent::Download { file: p.file, done_bytes: p.done_bytes, total_bytes: p.total_bytes });
+            });
+            // A mistyped path looks like a hub id.
+            let found = found.map_err(|source| match source {
+                HubError::NotFound { .. } | HubError::NotCached { .. } | HubError::Unreachable { .. } => {
+                    Error::Nowhere { model: model.to_owned(), source }
+                }
+                source => source.into(),
             })?;
             Ok(Located::Path(found))
         }

@@ -416,3 +416,13 @@ fn a_hub_id_is_fetched_once_and_kept() {
     assert!(cache.path().join("models--o--n/refs/main").exists());
     assert_eq!(go("1").stdout, local.stdout, "from the cache, offline");
 }
+
+#[test]
+fn what_is_neither_here_nor_at_the_hub_is_called_both() {
+    let cache = tempfile::tempdir().expect("tempdir");
+    let mut verb = Command::new(env!("CARGO_BIN_EXE_reverie"));
+    verb.args(["generate", "models/llama", "-p", "x"]).env("HF_HUB_CACHE", cache.path()).env("HF_HUB_OFFLINE", "1");
+    let err = text(&verb.output().expect("runs").stderr);
+    assert!(err.contains("`models/llama` is not whole in the cache"), "{err}");
+    assert!(err.contains("nor is there a folder or file 'models/llama' here"), "{err}");
+}
