@@ -13,7 +13,8 @@ fn main() -> reverie::Result<()> {
         json!({"role": "assistant", "content": "Noted."}),
     ];
     let mut trunk = model.session();
-    let read = voice.encode_rendered(&voice.render(&told, &[], &serde_json::Map::new())?)?;
+    // What both futures begin with, and no more: a state that is no list of pages stands only where it was read up to.
+    let read = voice.encode_rendered(&voice.render_opening(&told, &serde_json::Map::new())?)?;
     trunk.sync(&read, &mut |_| Go::On)?;
     for question in ["What is the code for Zoe?", "What does Vec::pop do?"] {
         let mut messages = told.clone();
