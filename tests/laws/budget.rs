@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use reverie::rooms::engine::EngineSpec;
+use reverie::rooms::model::{Sequence, Want};
 use reverie::rooms::tensor::Class;
 use reverie::{Check, Go, Loader, Registries};
 
@@ -52,6 +53,28 @@ fn a_budget_of_the_forecast_holds_and_one_byte_less_is_refused() {
     let refused = short.session().sync(&tokens, &mut |_| Go::On).expect_err("does not fit").to_string();
     assert!(refused.contains("300") && refused.contains("--memory"), "{refused}");
     assert_eq!(short.engine().model().backend().memory().usage().of(Class::State), 0, "refused before it started");
+}
+
+#[test]
+fn recurrent_layers_hold_the_same_after_any_number_of_tokens() {
+    let mut found = 0;
+    for path in oracles() {
+        let loaded = load(&Loader { threads: Some(1), ..Loader::default() }, &path);
+        let model = loaded.engine().model();
+        if model.state_specs().iter().any(|spec| spec.kv.is_some()) {
+            continue;
+        }
+        found += 1;
+        let mut state = model.new_state(loaded.engine().cache());
+        let tokens = ids(400, model.plan().vocab, 9);
+        let mut held = Vec::new();
+        for part in [&tokens[..20], &tokens[20..21], &tokens[21..]] {
+            model.forward(&mut [Sequence { tokens: part, state: &mut state, want: Want::Last }]).expect("forward");
+            held.push((state.bytes() as u64, model.backend().memory().usage().of(Class::State)));
+        }
+        assert!(held[0].0 > 0 && held.iter().all(|h| *h == held[0]), "{}: {held:?}", name(&path));
+    }
+    assert!(found >= 15, "{found} models without keys and values");
 }
 
 /// What the process of the next test says that it holds.
