@@ -233,6 +233,7 @@ fn refusals_name_the_thing() {
     for flag in ["--threads", "--chunk", "--context"] {
         refused(&["generate", &llama, "-p", "hi", flag, "0"], 2, &[flag, "'0'", "1"]);
     }
+    refused(&["inspect", &llama, "--batch", "0"], 2, &["--batch", "'0'"]);
     refused(&["generate", &llama, "-p", "hi", "--stop", ""], 2, &["--stop"]);
     refused(&["logits", &llama, "--ids", "1", "--out", "/no/such/folder/f"], 1, &["/no/such/folder/f", "No such file"]);
 }

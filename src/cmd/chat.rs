@@ -267,10 +267,18 @@ impl Talk<'_> {
 
     /// Writes the conversation, if it has a name: whatever happens later, this answer is remembered.
     fn sleep(&mut self) -> anyhow::Result<()> {
-        if self.conversation.name().is_some() {
-            self.conversation.sleep()?;
+        if self.conversation.name().is_none() {
+            return Ok(());
         }
-        Ok(())
+        match self.conversation.sleep() {
+            Ok(_) => Ok(()),
+            // What was said is not thrown away because a disk is full.
+            Err(e) if std::io::stdin().is_terminal() => {
+                say!("error: {e}\n(this answer is not remembered yet; the next one tries again)")?;
+                Ok(())
+            }
+            Err(e) => Err(e.into()),
+        }
     }
 
     fn state(&self) -> std::io::Result<()> {

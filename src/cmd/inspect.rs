@@ -10,7 +10,7 @@ use reverie::rooms::tensor::{DType, Form};
 use reverie::{Loader, locate};
 use serde_json::{Value, json};
 
-use super::shared::{LoadArgs, LoadBars, bytes};
+use super::shared::{LoadArgs, LoadBars, bytes, parse_count};
 
 /// Arguments of `inspect`.
 #[derive(clap::Args)]
@@ -18,7 +18,7 @@ pub struct Args {
     /// Folder, .gguf file, the embedded model's name, or hub id owner/name
     model: String,
     /// Sequences at once in the forecast
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = |text: &str| parse_count(text, 1..=1024))]
     batch: usize,
     /// As JSON
     #[arg(long)]
