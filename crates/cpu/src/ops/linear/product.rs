@@ -52,9 +52,13 @@ impl Scratch {
         }
     }
 
-    fn zeroed_acc(&mut self, vectors: usize) -> *mut f32 {
-        let acc = self.acc.as_mut_ptr().cast::<f32>();
+    fn acc(&mut self, vectors: usize) -> *mut f32 {
         assert!(vectors <= PAIR * BLOCK_COLUMNS, "a block is wider than its scratch");
+        self.acc.as_mut_ptr().cast()
+    }
+
+    fn zeroed_acc(&mut self, vectors: usize) -> *mut f32 {
+        let acc = self.acc(vectors);
         // SAFETY: within the array, as just checked.
         unsafe { acc.write_bytes(0, vectors * LANES) };
         acc
@@ -141,11 +145,12 @@ pub(crate) unsafe fn int_panels<S: Dot>(
     scratch: &mut Scratch,
 ) -> *const f32 {
     let (layout, all, halves) = (panels.layout, panels.k / UNIT, panels.layout.block < UNIT);
-    let acc = scratch.zeroed_acc(panels.count * (to - from));
     if fused::<S>(to - from) {
+        let acc = scratch.acc(panels.count * (to - from));
         with_width!(S, layout, few_columns((panels, x.at_column(from, all), acc), to - from, scratch));
         return acc;
     }
+    let acc = scratch.zeroed_acc(panels.count * (to - from));
     for slice in panels.slices() {
         let u = slice.at / UNIT;
         let mut slices = [panels.decode::<S>(slice, 0, scratch); PAIR];
@@ -213,7 +218,7 @@ struct FewColumns<'a, W, const C: usize, const HALVES: bool> {
     panels: GroupedPanels<'a>,
     /// All of the input.
     x: Columns,
-    /// `[panels][C][16]`, zero.
+    /// `[panels][C][16]`.
     acc: *mut f32,
     scratch: &'a mut Scratch,
     width: PhantomData<W>,
@@ -224,6 +229,9 @@ impl<W: Width, const C: usize, const HALVES: bool> Kernel for FewColumns<'_, W, 
     unsafe fn run<S: Dot>(self) {
         for p in 0..self.panels.count {
             let acc = [self.acc.add(p * C * LANES)];
+            for c in 0..C {
+                S::store(acc[0].add(c * LANES), S::splat(0.0));
+            }
             for slice in self.panels.slices() {
                 let x = self.x.at_unit(slice.at / UNIT, C);
                 let (decode, slice) = self.panels.slice(slice, p, self.scratch);
