@@ -77,3 +77,34 @@ fn exceptions_of_layers_stand_alone() {
     newer["global_head_dim"] = json!(4 * 16);
     assert_eq!(apart(&plan(&newer, &store), &want), None);
 }
+
+#[test]
+fn residual_factors_in_their_makers_words() {
+    let bytes = std::fs::read(root().join("minimax/config.v4.json")).expect("config");
+    let plain: Value = serde_json::from_slice(&bytes).expect("json");
+    let mut own = plain.clone();
+    let fields = own.as_object_mut().expect("object");
+    fields.insert("model_type".into(), json!("minimax_text_01"));
+    fields.insert("rotary_dim".into(), json!(4));
+    for field in ["layer_types", "partial_rotary_factor"] {
+        fields.remove(field).expect(field);
+    }
+    for part in ["full_attn", "linear_attn", "mlp"] {
+        for letter in ["alpha", "beta"] {
+            let factor = fields.remove(&format!("{part}_{letter}_factor")).expect("factor");
+            fields.insert(format!("layernorm_{}_{letter}", part.replace("attn", "attention")), factor);
+        }
+    }
+    let kinds = plain["layer_types"].as_array().expect("kinds").iter().enumerate();
+    let held: Vec<String> = kinds
+        .map(|(i, kind)| {
+            let leaf = if kind == "linear_attention" { "qkv_proj" } else { "q_proj" };
+            format!("model.layers.{i}.self_attn.{leaf}.weight")
+        })
+        .collect();
+    let names: Vec<&'static str> = held.into_iter().map(|name| &*name.leak()).collect();
+    let store = Bare(names.leak());
+    let want = plan(&plain, &store);
+    assert!(want.starts_with("Plan {"), "{want}");
+    assert_eq!(apart(&plan(&own, &store), &want), None);
+}

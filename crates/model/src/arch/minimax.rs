@@ -15,7 +15,7 @@ use crate::rewrite::affine;
 /// The row.
 pub const ENTRY: ArchEntry = ArchEntry {
     name: "minimax",
-    aliases: &[],
+    aliases: &["minimax_m1", "minimax_text_01"],
     about: "MiniMax-01: lightning and softmax attention, mixture of experts",
     plan,
     gguf: Some(&gguf::Dialect {
@@ -40,17 +40,31 @@ fn adapt(metadata: &Metadata, map: &mut Map<String, Value>) -> Result<()> {
     Ok(())
 }
 
-/// The kind of a layer where the config does not list them; of a GGUF file's, by the tensors it has.
+/// What its makers' configs call the factors of the residuals.
+const OWN: &[(&str, &str)] = &[
+    ("full_attn_alpha_factor", "layernorm_full_attention_alpha"),
+    ("full_attn_beta_factor", "layernorm_full_attention_beta"),
+    ("linear_attn_alpha_factor", "layernorm_linear_attention_alpha"),
+    ("linear_attn_beta_factor", "layernorm_linear_attention_beta"),
+    ("mlp_alpha_factor", "layernorm_mlp_alpha"),
+    ("mlp_beta_factor", "layernorm_mlp_beta"),
+];
+
+/// The kind of a layer where the config does not list them: by the tensors that it has, or in turn where it has none.
 fn kind_of(source: &Source<'_>, layer: usize) -> &'static str {
-    let linear = match source.gguf {
-        Some(_) => source.weights.contains(&format!("blk.{layer}.attn_qkv.weight")),
-        None => layer % 2 == 1,
+    let has = |leaf: &str| {
+        let name = source.names().spell(&format!("model.layers.{layer}.self_attn.{leaf}.weight"), source.weights);
+        source.weights.contains(&name)
     };
-    if linear { "linear_attention" } else { "full_attention" }
+    if has("qkv_proj") || (layer % 2 == 1 && !has("q_proj")) { "linear_attention" } else { "full_attention" }
 }
 
 fn plan(source: &Source<'_>) -> Result<Plan> {
+    let source = &source.renamed(OWN);
     let config = &source.config;
+    if !config.optional_bool("postnorm")?.unwrap_or(true) {
+        return Err(Error::config("postnorm", "false", "true: residuals that start at the norm"));
+    }
     let eps = source.eps()?;
     let factor = |name: &str, part: &str| -> Result<f32> {
         let field = format!("{part}_{name}_factor");
