@@ -1,6 +1,8 @@
 //! Formulas over lanes: a stack of vectors, one term after another for sixteen values at a time. Elementwise, so that how the work
 //! is cut cannot show. Knows no formula.
 
+#![allow(clippy::needless_range_loop)] // lanes of several arrays go by one index
+
 use std::ops::Range;
 
 use reverie_tensor::formula::{Function, MOST_DEPTH, Operator, Term};
@@ -83,36 +85,64 @@ pub(crate) fn run(cpu: &Cpu, shape: &[usize], inputs: &[Operand<'_>], formula: &
     Ok(y)
 }
 
+/// Blocks that a term is looked at for at once.
+const BLOCKS: usize = 4;
+
 /// Blocks of sixteen columns, numbered row by row.
 #[inline(always)]
-unsafe fn compute<S: Lanes>(call: Call<'_>, blocks: Range<usize>, out: &split::Parts<'_, f32>) {
+unsafe fn compute<S: Lanes>(call: Call<'_>, mut blocks: Range<usize>, out: &split::Parts<'_, f32>) {
     let per_row = call.width.div_ceil(LANES);
-    // SAFETY: blocks of the result are disjoint; `check` has seen the depth and the inputs; the set is the caller's.
+    while !blocks.is_empty() {
+        let (row, col) = (blocks.start / per_row, blocks.start % per_row * LANES);
+        let whole = blocks.len().min((call.width - col) / LANES);
+        let n = (call.width - col).min(if whole >= BLOCKS { BLOCKS * LANES } else { LANES });
+        // SAFETY: blocks of the result are disjoint; the rest is the caller's contract.
+        unsafe {
+            let y = out.part(row * call.width + col..row * call.width + col + n).as_mut_ptr();
+            if whole >= BLOCKS {
+                evaluate::<S, BLOCKS>(&call, (row, col, LANES), y);
+            } else {
+                evaluate::<S, 1>(&call, (row, col, n), y);
+            }
+        }
+        blocks.start += n.div_ceil(LANES);
+    }
+}
+
+/// `N` blocks from column `col` of `row` on, `n` columns of each.
+#[inline(always)]
+unsafe fn evaluate<S: Lanes, const N: usize>(call: &Call<'_>, (row, col, n): (usize, usize, usize), y: *mut f32) {
+    // SAFETY: `check` has seen the depth and the inputs; the set is the caller's.
     unsafe {
-        for block in blocks {
-            let (row, col) = (block / per_row, block % per_row * LANES);
-            let n = (call.width - col).min(LANES);
-            let mut stack = [S::splat(0.0); MOST_DEPTH];
-            let mut top = 0;
-            for term in call.terms {
-                match *term {
-                    Term::Input(i) => {
-                        stack[top] = call.sources[i].load::<S>(row, col, n);
-                        top += 1;
+        let mut stack = [[S::splat(0.0); N]; MOST_DEPTH];
+        let mut top = 0;
+        for term in call.terms {
+            match *term {
+                Term::Input(i) => {
+                    for b in 0..N {
+                        stack[top][b] = call.sources[i].load::<S>(row, col + b * LANES, n);
                     }
-                    Term::Value(v) => {
-                        stack[top] = S::splat(v);
-                        top += 1;
+                    top += 1;
+                }
+                Term::Value(v) => {
+                    stack[top] = [S::splat(v); N];
+                    top += 1;
+                }
+                Term::Of(f) => {
+                    for b in 0..N {
+                        stack[top - 1][b] = one::<S>(f, stack[top - 1][b]);
                     }
-                    Term::Of(f) => stack[top - 1] = one::<S>(f, stack[top - 1]),
-                    Term::Join(op) => {
-                        top -= 1;
-                        stack[top - 1] = two::<S>(op, stack[top - 1], stack[top]);
+                }
+                Term::Join(op) => {
+                    top -= 1;
+                    for b in 0..N {
+                        stack[top - 1][b] = two::<S>(op, stack[top - 1][b], stack[top][b]);
                     }
                 }
             }
-            let part = out.part(row * call.width + col..row * call.width + col + n);
-            S::store_n(part.as_mut_ptr(), n, stack[0]);
+        }
+        for b in 0..N {
+            S::store_n(y.add(b * LANES), n, stack[0][b]);
         }
     }
 }

@@ -220,18 +220,21 @@ impl Mixer for Rwkv7 {
         let each = |shape: &[usize], inputs: &[Operand<'_>], formula: &Formula| be.pointwise(shape, inputs, formula);
         let (r, k, w, a, g) = (whole(&self.r)?, whole(&self.k)?, narrow(&self.w)?, narrow(&self.a)?, narrow(&self.g)?);
         let v_input = shifted.blend(step, &self.v.1)?;
-        let [mut v] = project(be, Input::Plain(&v_input), [&self.v.0])?;
+        let v;
         match (&self.lean, step.carry.get(FIRST_VALUES)) {
             (Some(lean), Some(first)) => {
-                let [x] = project(be, Input::Plain(&v_input), [&lean.first])?;
+                let [own, x] = project(be, Input::Plain(&v_input), [&self.v.0, &lean.first])?;
                 let x = lean.finish(step, x)?;
-                v = each(v.dims(), &[Operand::Each(&v), Operand::Each(&first), Operand::Each(&x)], &f.lean)?;
+                v = each(own.dims(), &[Operand::Each(&own), Operand::Each(&first), Operand::Each(&x)], &f.lean)?;
             }
             (Some(_), None) => {
                 let found = "layers that blend in the values of an rwkv7 layer 0";
                 return Err(Error::config("layer_types", found, "such a layer first"));
             }
-            (None, _) => step.carry.put(FIRST_VALUES, v.clone()),
+            (None, _) => {
+                [v] = project(be, Input::Plain(&v_input), [&self.v.0])?;
+                step.carry.put(FIRST_VALUES, v.clone());
+            }
         }
         let kept = each(w.dims(), &[Operand::Each(&w)], &f.kept)?;
         let removal = each(&[t, h, dk], &[Operand::Each(&k), Operand::Row(&self.k_k)], &f.product)?;

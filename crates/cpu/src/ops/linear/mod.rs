@@ -320,6 +320,8 @@ impl Call<'_> {
             let by_bytes = if job.plan.rows <= 16 { (TASK_BYTES / bytes).max(1) } else { 1 };
             let at_once = panels_at_once(job.plan.rows).max(int_panels_at_once::<S>(job.plan.rows));
             let chunk = panels.div_ceil(8 * plan.lanes).min(by_bytes).next_multiple_of(at_once);
+            // Where there are few, a lane each comes first.
+            let chunk = chunk.min(panels.div_ceil(plan.lanes));
             (chunk, job.panels().div_ceil(chunk))
         };
         let cuts: Vec<(usize, usize)> = self.jobs.iter().map(cut).collect();
@@ -441,8 +443,7 @@ impl Call<'_> {
                     count
                 }
                 Layout::Dense(dtype) => {
-                    let at_once = panels_at_once(columns);
-                    let count = if end - p >= at_once { at_once } else { 1 };
+                    let count = 1 << panels_at_once(columns).min(end - p).ilog2();
                     let bytes = panels.panels(p, count);
                     let group = DensePanels { dtype: *dtype, bytes, stride: panels.stride, count };
                     let acc = dense_panels::<S>(group, float, span, scratch);

@@ -7,8 +7,11 @@ use super::tile::Columns;
 use crate::Cpu;
 use crate::ops::panel::UNIT;
 
-/// Multiply-adds below which waking the pool costs more than it saves.
+/// Multiply-adds from which on waking the pool saves more than it costs.
 const WORTH_WAKING: usize = 96 * 1024;
+
+/// And bytes of weights: what these take to read.
+const WORTH_WAKING_BYTES: usize = 128 * 1024;
 
 /// Up to so many rows every lane prepares the input for itself: cheaper than a second barrier.
 const OWN_COPY_ROWS: usize = 2;
@@ -43,7 +46,8 @@ impl Plan {
     pub(crate) fn new(cpu: &Cpu, rows: usize, weights: &[&Weight]) -> Plan {
         let k = weights.first().map_or(0, |w| w.k);
         let work = weights.iter().map(|w| w.n).sum::<usize>().saturating_mul(k).saturating_mul(rows);
-        let lanes = if work < WORTH_WAKING { 1 } else { cpu.threads() };
+        let bytes: usize = weights.iter().map(|w| w.n.saturating_mul(w.form.row_bytes(k))).sum();
+        let lanes = if work < WORTH_WAKING && bytes < WORTH_WAKING_BYTES { 1 } else { cpu.threads() };
         let int = weights.iter().any(|w| is_int(cpu.numerics, &w.form));
         let float = weights.iter().any(|w| !is_int(cpu.numerics, &w.form));
         let plan = Plan { rows, k, lanes, own_copies: rows <= OWN_COPY_ROWS, int, float, at: 0 };

@@ -370,8 +370,8 @@ pub(crate) fn panels_at_once(columns: usize) -> usize {
     }
 }
 
-/// Dense panels times f32 columns `from..to`; gives the chains, `[panels][columns][16]`. More than one panel only as
-/// `panels_at_once` has it.
+/// Dense panels times f32 columns `from..to`; gives the chains, `[panels][columns][16]`. Of panels a power of two, at most
+/// `panels_at_once`.
 ///
 /// # Safety
 /// As for `Lanes`; `x` holds the prepared columns of the whole input.
@@ -400,6 +400,7 @@ unsafe fn dense<S: Dot, E: Element>(
     let args = FloatArgs { weights, stride: panels.stride, x: x.add(from * k), k, acc };
     match (panels.count, columns) {
         (4, 1) => float_tile::<S, E, 4, 1>(args),
+        (2, 1) => float_tile::<S, E, 2, 1>(args),
         (2, 2) => float_tile::<S, E, 2, 2>(args),
         (1, 1) => float_tile::<S, E, 1, 1>(args),
         (1, 2) => float_tile::<S, E, 1, 2>(args),
