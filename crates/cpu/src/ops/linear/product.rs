@@ -328,7 +328,7 @@ unsafe fn float_tiles<S: Dot>(
     for (first, width) in tiles(from, to, S::FLOAT_COLUMNS) {
         let x = x.add(first * k + at * width);
         let acc = acc.add((first - from) * LANES);
-        let args = FloatArgs { weights: weights.cast(), stride: 0, x, k: steps, acc };
+        let args = FloatArgs { weights: weights.cast(), stride: 0, x, k: steps, acc, ahead: None };
         match width {
             8 if S::FLOAT_COLUMNS >= 8 => float_tile::<S, Single, 1, 8>(args),
             4 => float_tile::<S, Single, 1, 4>(args),
@@ -345,11 +345,12 @@ struct FloatArgs {
     x: *const f32,
     k: usize,
     acc: *mut f32,
+    ahead: Option<ReadAhead>,
 }
 
 unsafe fn float_tile<S: Dot, E: Element, const P: usize, const C: usize>(a: FloatArgs) {
-    let FloatArgs { weights, stride, x, k, acc } = a;
-    S::enter(FloatTile::<E, P, C> { weights, stride, x, k, acc, element: PhantomData });
+    let FloatArgs { weights, stride, x, k, acc, ahead } = a;
+    S::enter(FloatTile::<E, P, C> { weights, stride, x, k, acc, ahead, element: PhantomData });
 }
 
 /// `count` dense panels, `stride` bytes apart.
@@ -359,6 +360,8 @@ pub(crate) struct DensePanels<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) stride: usize,
     pub(crate) count: usize,
+    /// How far ahead to ask for bytes.
+    pub(crate) ahead: Option<ReadAhead>,
 }
 
 /// Panels that are multiplied at once with so many columns: enough chains to hide the latency of one.
@@ -397,7 +400,8 @@ unsafe fn dense<S: Dot, E: Element>(
     let (k, columns) = (panels.stride / (E::SIZE * LANES), to - from);
     let acc = scratch.zeroed_acc(panels.count * columns);
     let weights = panels.bytes.as_ptr();
-    let args = FloatArgs { weights, stride: panels.stride, x: x.add(from * k), k, acc };
+    let ahead = panels.ahead;
+    let args = FloatArgs { weights, stride: panels.stride, x: x.add(from * k), k, acc, ahead };
     match (panels.count, columns) {
         (4, 1) => float_tile::<S, E, 4, 1>(args),
         (2, 1) => float_tile::<S, E, 2, 1>(args),

@@ -253,6 +253,8 @@ pub(crate) struct FloatTile<E, const P: usize, const C: usize> {
     pub(crate) k: usize,
     /// The chains, `[P][C][16]`: read, continued, written.
     pub(crate) acc: *mut f32,
+    /// How far ahead to ask for weights.
+    pub(crate) ahead: Option<ReadAhead>,
     pub(crate) element: PhantomData<E>,
 }
 
@@ -265,9 +267,13 @@ impl<E: Element, const P: usize, const C: usize> Kernel for FloatTile<E, P, C> {
                 f[p][c] = S::load(self.acc.add((p * C + c) * LANES));
             }
         }
+        let steps = 64 / (LANES * E::SIZE);
         for k in 0..self.k {
             for p in 0..P {
                 let at = self.weights.wrapping_add(p * self.stride + k * LANES * E::SIZE);
+                if C == 1 && k % steps == 0 {
+                    fetch_ahead::<S>(at, 64, self.ahead);
+                }
                 let w = E::load::<S>(at);
                 for c in 0..C {
                     f[p][c] = S::fma(w, S::splat(*self.x.add(k * C + c)), f[p][c]);
