@@ -35,10 +35,12 @@ pub fn of(checkpoint: &Checkpoint, template: Option<&str>) -> Result<Voice> {
     }
     ends.sort_unstable();
     ends.dedup();
-    let template = match (template, checkpoint.templates()?.default) {
-        (Some(text), _) => Some(ChatTemplate::new(text, special)?),
-        (None, Some(text)) => Some(ChatTemplate::new(&text, special).map_err(here)?),
-        (None, None) => None,
+    let template = match template {
+        Some(text) => Some(ChatTemplate::new(text, special)?),
+        None => {
+            let own = checkpoint.templates()?.default;
+            own.map(|text| ChatTemplate::new(&text, special)).transpose().map_err(here)?
+        }
     };
     Ok(Voice { tokenizer, template, ends, generation })
 }

@@ -24,6 +24,9 @@ pub struct ReadAhead {
     pub caches: Caches,
 }
 
+/// Bytes that one prefetch brings, and that lanes must not share.
+pub(crate) const LINE_BYTES: usize = 64;
+
 /// What reading does to the caches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caches {

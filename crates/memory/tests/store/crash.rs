@@ -340,34 +340,54 @@ fn a_name_moves_when_all_below_it_is_durable() {
     sound(&ledgered);
 }
 
+/// The real disk, but for what is done before a file is flushed.
+struct AtFlush<F>(F);
+
+impl<F: Fn() -> io::Result<()> + Send + Sync> AtFlush<F> {
+    fn new(before: F) -> Arc<AtFlush<F>> {
+        Arc::new(AtFlush(before))
+    }
+}
+
+impl<F> std::fmt::Debug for AtFlush<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AtFlush")
+    }
+}
+
+impl<F: Fn() -> io::Result<()> + Send + Sync> Disk for AtFlush<F> {
+    fn create_folder(&self, path: &Path) -> io::Result<()> {
+        RealDisk.create_folder(path)
+    }
+    fn write_new(&self, path: &Path, parts: &[&[u8]]) -> io::Result<File> {
+        RealDisk.write_new(path, parts)
+    }
+    fn flush(&self, file: &File) -> io::Result<()> {
+        (self.0)()?;
+        RealDisk.flush(file)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealDisk.rename(from, to)
+    }
+    fn sync_folder(&self, path: &Path) -> io::Result<()> {
+        RealDisk.sync_folder(path)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove(path)
+    }
+}
+
 #[test]
 fn who_shares_a_writer_reports_only_what_is_in_its_place() {
-    /// The real disk, slow to flush.
-    #[derive(Debug)]
-    struct Slow;
-    impl Disk for Slow {
-        fn create_folder(&self, path: &Path) -> io::Result<()> {
-            RealDisk.create_folder(path)
-        }
-        fn write_new(&self, path: &Path, parts: &[&[u8]]) -> io::Result<File> {
-            RealDisk.write_new(path, parts)
-        }
-        fn flush(&self, file: &File) -> io::Result<()> {
-            std::thread::sleep(std::time::Duration::from_millis(3));
-            RealDisk.flush(file)
-        }
-        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-            RealDisk.rename(from, to)
-        }
-        fn sync_folder(&self, path: &Path) -> io::Result<()> {
-            RealDisk.sync_folder(path)
-        }
-        fn remove(&self, path: &Path) -> io::Result<()> {
-            RealDisk.remove(path)
-        }
-    }
     let (_folder, store) = store();
-    let slow = Store::open_on(store.place(), Arc::new(Slow)).expect("opens");
+    let slow = Store::open_on(
+        store.place(),
+        AtFlush::new(|| {
+            std::thread::sleep(std::time::Duration::from_millis(3));
+            Ok(())
+        }),
+    )
+    .expect("opens");
     let writer = slow.writer().expect("writer");
     std::thread::scope(|scope| {
         for thread in 0..6u64 {
@@ -389,40 +409,17 @@ fn who_shares_a_writer_reports_only_what_is_in_its_place() {
     assert_eq!(store.fsck(FsckRun::Check, &mut |_, _| {}).expect("fsck runs").findings, []);
 }
 
-/// The real disk, on which flushing fails from some file on.
-#[derive(Debug)]
-struct Unflushable(AtomicU64);
-
-impl Disk for Unflushable {
-    fn create_folder(&self, path: &Path) -> io::Result<()> {
-        RealDisk.create_folder(path)
-    }
-    fn write_new(&self, path: &Path, parts: &[&[u8]]) -> io::Result<File> {
-        RealDisk.write_new(path, parts)
-    }
-    fn flush(&self, file: &File) -> io::Result<()> {
-        match self.0.fetch_sub(1, Ordering::Relaxed) {
-            0 => Err(io::ErrorKind::StorageFull.into()),
-            _ => RealDisk.flush(file),
-        }
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.rename(from, to)
-    }
-    fn sync_folder(&self, path: &Path) -> io::Result<()> {
-        RealDisk.sync_folder(path)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        RealDisk.remove(path)
-    }
-}
-
 #[test]
 fn what_could_not_be_flushed_is_named_by_nobody() {
     for at in 0..5 {
         let (_folder, store) = store();
         grow(&store, "trip", 1);
-        let failing = Store::open_on(store.place(), Arc::new(Unflushable(AtomicU64::new(at)))).expect("opens");
+        let left = AtomicU64::new(at);
+        let disk = AtFlush::new(move || match left.fetch_sub(1, Ordering::Relaxed) {
+            0 => Err(io::ErrorKind::StorageFull.into()),
+            _ => Ok(()),
+        });
+        let failing = Store::open_on(store.place(), disk).expect("opens");
         let writer = failing.writer().expect("writer");
         let next = state(&writer, &(0..30).collect::<Vec<_>>());
         let first = writer.commit("other", Expect::Absent, &next);

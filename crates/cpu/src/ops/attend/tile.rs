@@ -8,7 +8,7 @@ use std::ops::Range;
 use reverie_tensor::backend::PAGE_TOKENS;
 
 use super::super::kv::Element;
-use crate::isa::Caches;
+use crate::isa::{Caches, LINE_BYTES};
 use crate::simd::{LANES, Lanes, hmax, math, sum};
 
 /// Vectors of a page's tokens.
@@ -160,9 +160,6 @@ impl<E> Tile<E> {
         }
     }
 }
-
-/// Bytes that one prefetch brings.
-const LINE_BYTES: usize = 64;
 
 /// A query and what of the page it sees.
 #[derive(Clone, Copy)]

@@ -445,7 +445,7 @@ impl Call<'_> {
                 Layout::Dense(dtype) => {
                     let count = 1 << panels_at_once(columns).min(end - p).ilog2();
                     let bytes = panels.panels(p, count);
-                    let ahead = self.cpu.read_ahead.filter(|_| columns == 1);
+                    let ahead = self.cpu.read_ahead;
                     let group = DensePanels { dtype: *dtype, bytes, stride: panels.stride, count, ahead };
                     let acc = dense_panels::<S>(group, float, span, scratch);
                     target.finish::<S>(acc, (p, count), span);

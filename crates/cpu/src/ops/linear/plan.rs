@@ -5,6 +5,7 @@ use reverie_tensor::{Form, Numerics, Weight};
 
 use super::tile::Columns;
 use crate::Cpu;
+use crate::isa::LINE_BYTES;
 use crate::ops::panel::UNIT;
 
 /// Multiply-adds from which on waking the pool saves more than it costs.
@@ -39,7 +40,7 @@ pub(crate) struct Plan {
 }
 
 fn lines(bytes: usize) -> usize {
-    bytes.next_multiple_of(64)
+    bytes.next_multiple_of(LINE_BYTES)
 }
 
 impl Plan {

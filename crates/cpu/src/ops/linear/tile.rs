@@ -6,7 +6,7 @@
 
 use std::marker::PhantomData;
 
-use crate::isa::{Caches, ReadAhead};
+use crate::isa::{Caches, LINE_BYTES, ReadAhead};
 use crate::ops::panel::{UNIT, Width, each_quad, fetch_ahead};
 use crate::simd::{Dot, Kernel, LANES, Lanes};
 
@@ -197,10 +197,14 @@ impl<W: Width, const P: usize, const C: usize, const HALVES: bool> Kernel for In
         let lift = own_zero - self.slices[0].zero;
         // Columns side by side read each weight for many products: nothing is gained by asking ahead.
         let ahead = self.slices[0].ahead.filter(|_| C == 1);
-        match ahead.map(|a| a.caches) {
+        match ahead {
             None => self.lifted::<S>(None, lift),
-            Some(Caches::Fill) => self.lifted::<S>(ahead.map(|a| ReadAhead { caches: Caches::Fill, ..a }), lift),
-            Some(Caches::Pass) => self.lifted::<S>(ahead.map(|a| ReadAhead { caches: Caches::Pass, ..a }), lift),
+            Some(ReadAhead { bytes, caches: Caches::Fill }) => {
+                self.lifted::<S>(Some(ReadAhead { bytes, caches: Caches::Fill }), lift)
+            }
+            Some(ReadAhead { bytes, caches: Caches::Pass }) => {
+                self.lifted::<S>(Some(ReadAhead { bytes, caches: Caches::Pass }), lift)
+            }
         }
     }
 }
@@ -253,7 +257,7 @@ pub(crate) struct FloatTile<E, const P: usize, const C: usize> {
     pub(crate) k: usize,
     /// The chains, `[P][C][16]`: read, continued, written.
     pub(crate) acc: *mut f32,
-    /// How far ahead to ask for weights.
+    /// How far ahead to ask for weights; a lone column does.
     pub(crate) ahead: Option<ReadAhead>,
     pub(crate) element: PhantomData<E>,
 }
@@ -267,12 +271,12 @@ impl<E: Element, const P: usize, const C: usize> Kernel for FloatTile<E, P, C> {
                 f[p][c] = S::load(self.acc.add((p * C + c) * LANES));
             }
         }
-        let steps = 64 / (LANES * E::SIZE);
+        let steps = LINE_BYTES / (LANES * E::SIZE);
         for k in 0..self.k {
             for p in 0..P {
                 let at = self.weights.wrapping_add(p * self.stride + k * LANES * E::SIZE);
                 if C == 1 && k % steps == 0 {
-                    fetch_ahead::<S>(at, 64, self.ahead);
+                    fetch_ahead::<S>(at, LINE_BYTES, self.ahead);
                 }
                 let w = E::load::<S>(at);
                 for c in 0..C {

@@ -5,7 +5,7 @@
 
 use reverie_tensor::{DType, Grouped, Scales};
 
-use crate::isa::{Caches, ReadAhead};
+use crate::isa::{Caches, LINE_BYTES, ReadAhead};
 use crate::simd::{Dot, Kernel, LANES};
 
 /// Widths in bytes of the fields that a unit of scale bytes is moved by.
@@ -152,7 +152,7 @@ impl Kernel for DecodeScales {
 #[inline(always)]
 pub(crate) unsafe fn fetch_ahead<S: Dot>(p: *const u8, bytes: usize, ahead: Option<ReadAhead>) {
     if let Some(ahead) = ahead {
-        for line in (0..bytes).step_by(64) {
+        for line in (0..bytes).step_by(LINE_BYTES) {
             let p = p.wrapping_add(ahead.bytes + line);
             match ahead.caches {
                 Caches::Fill => S::fetch_near(p),
