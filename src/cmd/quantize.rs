@@ -1,10 +1,17 @@
 //! `quantize`: dense folder in, MLX affine folder out.
 
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use reverie::locate;
-use reverie::rooms::pack::{Override, QuantizeSpec, quantize};
+use reverie::rooms::files::Checkpoint;
+use reverie::rooms::model::ffn::moe::Stack;
+use reverie::rooms::model::stacks;
+use reverie::rooms::pack::{Left, Override, QuantizeSpec, quantize};
 use reverie::rooms::tensor::quant::affine;
+use reverie::{Loader, locate};
 use serde_json::json;
 
 use super::shared::{LoadBars, bytes, parse_bytes, progress_bar};
@@ -39,12 +46,35 @@ fn one_of<N: std::str::FromStr + std::fmt::Display + PartialEq + Copy>(text: &st
     text.parse().ok().filter(|n| of.contains(n)).ok_or_else(|| format!("found '{text}', expected one of {}", words()))
 }
 
+/// Names that are shown for one reason; --json has all.
+const MOST_NAMES: usize = 4;
+
 fn parse_bits(text: &str) -> Result<u8, String> {
     one_of(text, affine::ENTRY.planes.map_or(&[], |p| p.bits))
 }
 
 fn parse_group(text: &str) -> Result<usize, String> {
     one_of(text, affine::ENTRY.planes.map_or(&[], |p| p.groups))
+}
+
+/// The source's experts that lie in one tensor for all. Of a model that this build does not run nothing is known, which is said.
+fn experts(source: &Checkpoint) -> Vec<Stack> {
+    let known = Loader::default().plan(source).and_then(|plan| Ok(stacks(&plan, source.weights.as_ref())?));
+    known.unwrap_or_else(|e| {
+        eprintln!(
+            "this build does not run {} ({e}): experts in one tensor for all stay as they are",
+            source.path.display()
+        );
+        Vec::new()
+    })
+}
+
+/// What was left, by the reason.
+fn reasons(left: &[Left]) -> BTreeMap<&str, Vec<&str>> {
+    left.iter().fold(BTreeMap::new(), |mut all, left| {
+        all.entry(left.why.as_str()).or_insert_with(Vec::new).push(&left.name);
+        all
+    })
 }
 
 /// Writes the folder.
@@ -56,16 +86,22 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let source = locate(&args.source, &mut |e| bars.hear(e))?.open()?;
     bars.clear();
     let bar = progress_bar(0, "{msg:40} [{bar:30}] {bytes}/{total_bytes} {eta}");
-    let plan = quantize(&source, &args.target, &spec, &mut |step| {
+    let stop = Arc::new(AtomicBool::new(false));
+    let raise = Arc::clone(&stop);
+    ctrlc::set_handler(move || raise.store(true, Ordering::Relaxed))?;
+    let done = quantize(&source, &experts(&source), &args.target, &spec, &mut |step| {
         bar.set_length(step.total_bytes);
         bar.set_position(step.done_bytes);
         bar.set_message(step.name.to_owned());
-    })?;
+        if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
     bar.finish_and_clear();
+    let plan = done?;
     if args.json {
         let report = json!({
             "quantised": plan.quantised,
             "kept": plan.kept,
+            "left": reasons(&plan.left),
             "source_bytes": plan.source_bytes,
             "target_bytes": plan.target_bytes,
         });
@@ -80,6 +116,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             bytes(plan.target_bytes),
             args.target.display()
         )?;
+        for (why, names) in reasons(&plan.left) {
+            let more = if names.len() > MOST_NAMES { " …" } else { "" };
+            let some = names.iter().take(MOST_NAMES).copied().collect::<Vec<_>>().join(", ");
+            say!("not quantised: {} with {why}: {some}{more}", names.len())?;
+        }
     }
     Ok(())
 }

@@ -10,14 +10,17 @@ use reverie::rooms::tensor::quant::QUANTS;
 use reverie::{Loader, Registries, Residence};
 use serde_json::{Value, json};
 
+use super::pack::{by, open, quantised};
 use crate::fixtures::{ids, load, root};
 use crate::synthetic;
 
 /// A tensor as a safetensors file has it: type, extents, bytes.
-type Stored = (String, Vec<usize>, Vec<u8>);
-type Tensors = BTreeMap<String, Stored>;
+pub(super) type Stored = (String, Vec<usize>, Vec<u8>);
+/// All of a checkpoint's, by name.
+pub(super) type Tensors = BTreeMap<String, Stored>;
 
-fn tensors(folder: &Path) -> Tensors {
+/// Those of a folder.
+pub(super) fn tensors(folder: &Path) -> Tensors {
     let checkpoint = Checkpoint::open(folder, QUANTS).expect("open");
     let stored = checkpoint
         .weights
@@ -26,13 +29,12 @@ fn tensors(folder: &Path) -> Tensors {
     stored.collect()
 }
 
-/// Logits of all tokens of the fixture's model with these tensors and this config.
-fn logits(fixture: &Path, tensors: &Tensors, config: &Value) -> Vec<f32> {
-    let folder = tempfile::tempdir().expect("tempdir");
+/// Writes the fixture's folder with these tensors and this config.
+pub(super) fn write(folder: &Path, fixture: &Path, tensors: &Tensors, config: &Value) {
     for file in ["tokenizer.json", "tokenizer_config.json"] {
-        std::fs::copy(fixture.join(file), folder.path().join(file)).expect("copy");
+        std::fs::copy(fixture.join(file), folder.join(file)).expect("copy");
     }
-    std::fs::write(folder.path().join("config.json"), config.to_string()).expect("config");
+    std::fs::write(folder.join("config.json"), config.to_string()).expect("config");
     let (mut header, mut bytes) = (serde_json::Map::new(), Vec::new());
     for (name, (element, shape, data)) in tensors {
         let start = bytes.len();
@@ -43,7 +45,13 @@ fn logits(fixture: &Path, tensors: &Tensors, config: &Value) -> Vec<f32> {
     let mut file = (header.len() as u64).to_le_bytes().to_vec();
     file.extend(header.as_bytes());
     file.extend(bytes);
-    std::fs::write(folder.path().join("model.safetensors"), file).expect("weights");
+    std::fs::write(folder.join("model.safetensors"), file).expect("weights");
+}
+
+/// Logits of all tokens of the fixture's model with these tensors and this config.
+pub(super) fn logits(fixture: &Path, tensors: &Tensors, config: &Value) -> Vec<f32> {
+    let folder = tempfile::tempdir().expect("tempdir");
+    write(folder.path(), fixture, tensors, config);
     let run = |experts| {
         let loader = Loader { exact: true, threads: Some(2), experts, ..Loader::default() };
         let loaded = load(&loader, folder.path());
@@ -59,7 +67,8 @@ fn logits(fixture: &Path, tensors: &Tensors, config: &Value) -> Vec<f32> {
     found
 }
 
-fn config(fixture: &Path) -> Value {
+/// A fixture's config.json.
+pub(super) fn config(fixture: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(fixture.join("config.json")).expect("config.json")).expect("json")
 }
 
@@ -176,6 +185,16 @@ fn blocks_of_four_bit_floats_are_the_floats() {
     config["quantization_config"] =
         json!({"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]});
     assert_eq!(logits(&fixture, &packed, &config), want);
+
+    // `quantize` writes their codes and scales under MLX's names.
+    let [source, target] = [(); 2].map(|()| tempfile::tempdir().expect("tempdir"));
+    write(source.path(), &fixture, &packed, &config);
+    let plan = quantised(&open(source.path()), target.path(), &by(4, 32, &["*=dense"])).expect("quantise");
+    assert_eq!(plan.left.len(), 4 * 3, "{:?}", plan.left);
+    let (written, config) = (tensors(target.path()), self::config(target.path()));
+    assert_eq!(written["model.layers.3.mlp.experts.up_proj.weight"].1, [e, inner, width / 8]);
+    assert_eq!(config["quantization"]["model.layers.0.mlp.experts.gate_proj"]["mode"], "mxfp4");
+    assert_eq!(logits(&fixture, &written, &config), want);
 }
 
 /// A stacked tensor in codes of 8 bits, groups of 32 along a row, as MLX writes them: codes, scales, biases; and the values that they

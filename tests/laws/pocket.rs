@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use reverie::rooms::engine::EngineSpec;
 use reverie::rooms::files::Checkpoint;
 use reverie::rooms::model::{Sequence, Want};
-use reverie::rooms::pack::{QuantizeSpec, quantize};
+use reverie::rooms::pack::QuantizeSpec;
 use reverie::rooms::tensor::quant::QUANTS;
 use reverie::rooms::text::Specials;
 use reverie::{Go, LoadedModel, Loader};
 use serde_json::Value;
 
+use super::pack::quantised;
 use crate::fixtures::{load, root};
 
 const MODELS: [&str; 2] = ["pocket", "pocket-hybrid"];
@@ -165,7 +166,7 @@ fn quality_by_bits() {
         for bits in [8, 6, 5, 4, 3] {
             let target = tempfile::tempdir().expect("tempdir");
             let spec = QuantizeSpec { bits, group: 64, overrides: Vec::new(), shard_bytes: u64::MAX };
-            let plan = quantize(&source, target.path(), &spec, &mut |_| {}).expect("quantize");
+            let plan = quantised(&source, target.path(), &spec).expect("quantize");
             say(&format!("{bits} bit exact"), plan.target_bytes, &exact(target.path()));
             say(&format!("{bits} bit"), plan.target_bytes, &load(&Loader::default(), target.path()));
         }

@@ -27,4 +27,4 @@ pub use place::Place;
 pub use quantisation::{Choice, Quantisation, Rule};
 pub use store::{Bare, TensorStore};
 pub use weights::{Matrix, View, Weights};
-pub use write::{SafeTensorsWriter, TensorSpec, write_file, write_json};
+pub use write::{PendingFolder, SafeTensorsWriter, TensorSpec, write_file, write_json};

@@ -1,6 +1,8 @@
 //! Writers that leave nothing half-written: everything goes to files beside the target and takes its name at the end.
 //! Tensors are streamed in any order to places that the header fixed before; no tensor is held in memory.
 
+mod folder;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
@@ -12,6 +14,7 @@ use serde_json::{Map, Value, json};
 use crate::element::Element;
 use crate::error::{Error, Result, excerpt};
 use crate::safetensors::{INDEX, SINGLE};
+pub use folder::PendingFolder;
 
 /// A file that takes its name when it is complete; until then, and if it is dropped, it leaves nothing behind.
 #[derive(Debug)]

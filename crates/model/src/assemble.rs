@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use reverie_files::TensorStore;
 use reverie_tensor::quant::{DenseMatrix, Plain, Rows, Turned};
-use reverie_tensor::{Backend, Class, DType, Holder, Norm, Tensor, Weight, WeightSource};
+use reverie_tensor::reference::Reference;
+use reverie_tensor::{Backend, Class, DType, Holder, Norm, Numerics, Tensor, Weight, WeightSource};
 
 use crate::clusters::Clusters;
 use crate::draft::Gates;
 use crate::error::{Error, Result};
-use crate::ffn::moe::Shelf;
+use crate::ffn::moe::{Shelf, Stack};
 use crate::forward::{BuiltBlock, BuiltPart, Model, ModelParts};
 use crate::linear::{Linear, Lora};
 use crate::plan::{Layer, NormSpec, NormWeight, Part, Plan};
@@ -54,6 +55,21 @@ pub struct Adapter {
 }
 
 impl<'a> Build<'a> {
+    fn root(plan: &'a Plan, weights: &'a dyn TensorStore, backend: &'a dyn Backend, packed: &'a Shared) -> Build<'a> {
+        Build {
+            backend,
+            weights,
+            plan,
+            scope: String::new(),
+            reading: None,
+            worn: Vec::new(),
+            packed,
+            shares: false,
+            shelf: None,
+            bias_factor: 1.0,
+        }
+    }
+
     /// Width of the residual stream.
     pub fn width(&self) -> usize {
         self.plan.width
@@ -344,19 +360,21 @@ impl<'a> Build<'a> {
     }
 
     fn at(&self, scope: String) -> Build<'a> {
-        Build {
-            backend: self.backend,
-            weights: self.weights,
-            plan: self.plan,
-            scope,
-            reading: None,
-            worn: Vec::new(),
-            packed: self.packed,
-            shares: false,
-            shelf: self.shelf,
-            bias_factor: 1.0,
-        }
+        let root = Build::root(self.plan, self.weights, self.backend, self.packed);
+        Build { scope, shelf: self.shelf, ..root }
     }
+}
+
+/// The experts of `plan`, as far as `weights` has one tensor for all of a mixture's.
+pub fn stacks(plan: &Plan, weights: &dyn TensorStore) -> Result<Vec<Stack>> {
+    let (backend, packed) = (Reference::new(Numerics::Exact), Shared::default());
+    let root = Build::root(plan, weights, &backend, &packed);
+    let blocks = plan.layers.iter().flat_map(|layer| layer.blocks.iter().map(move |block| (layer, block)));
+    let stacks = blocks.filter_map(|(layer, block)| match &block.part {
+        Part::Ffn(spec) => Some(spec.stacks(&root.at(layer.prefix.clone()).below(&block.scope))),
+        _ => None,
+    });
+    Ok(stacks.collect::<Result<Vec<_>>>()?.concat())
 }
 
 /// Packs the weights of `plan` onto `backend`; experts stay in the store of `shelf` if there is one, which is then that of `weights`.
@@ -373,18 +391,7 @@ pub fn assemble(
         let holder: Arc<dyn Holder> = Arc::clone(shelf) as _;
         backend.memory().ask_when_short(&holder);
     }
-    let root = Build {
-        backend: backend.as_ref(),
-        weights,
-        plan: &plan,
-        scope: String::new(),
-        reading: None,
-        worn: Vec::new(),
-        packed: &packed,
-        shares: false,
-        shelf,
-        bias_factor: 1.0,
-    };
+    let root = Build { shelf, ..Build::root(&plan, weights, backend.as_ref(), &packed) };
     let embed = root.linear(&plan.embed, plan.vocab, plan.width)?.weight;
     let before = plan.before.as_ref().map_or(Ok(Vec::new()), |l| blocks(&root, l))?;
     let mut layers = Vec::with_capacity(plan.layers.len());

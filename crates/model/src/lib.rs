@@ -19,7 +19,7 @@ pub mod rope;
 pub mod standing;
 pub mod state;
 
-pub use assemble::{Build, assemble};
+pub use assemble::{Build, assemble, stacks};
 pub use cache::{CACHES, CacheEntry};
 pub use draft::{Drafter, Guess};
 pub use error::{Error, Result};

@@ -8,6 +8,7 @@ use reverie_tensor::NormKind;
 use crate::Build;
 use crate::error::{Error, Result};
 use crate::ffn::Ffn;
+use crate::ffn::moe::Stack;
 use crate::mixer::Mixer;
 use crate::names::Names;
 use crate::rewrite::RewriteSpec;
@@ -100,6 +101,11 @@ pub struct DraftSpec {
 pub trait FfnSpec: Debug + Send + Sync {
     /// The row of the registry it belongs to.
     fn kind(&self) -> &'static str;
+    /// Its experts, as far as the checkpoint has one tensor for all of them.
+    fn stacks(&self, build: &Build<'_>) -> Result<Vec<Stack>> {
+        let _ = build;
+        Ok(Vec::new())
+    }
     /// Takes its weights.
     fn build(&self, build: &mut Build<'_>) -> Result<Box<dyn Ffn>>;
 }

@@ -25,6 +25,12 @@ pub enum Error {
         /// What would be right.
         expected: String,
     },
+    /// Somebody asked for an end.
+    #[error("stopped before the end: nothing was written")]
+    Stopped,
+    /// The kitchen refused.
+    #[error(transparent)]
+    Model(#[from] reverie_model::Error),
     /// The loading dock refused.
     #[error(transparent)]
     Files(#[from] reverie_files::Error),

@@ -4,4 +4,4 @@ pub mod error;
 pub mod quantize;
 
 pub use error::{Error, Result};
-pub use quantize::{Override, Plan, QuantizeSpec, Step, quantize};
+pub use quantize::{Hear, Left, Override, Plan, QuantizeSpec, Step, quantize};

@@ -1,16 +1,20 @@
-//! Dense folder in, MLX affine folder out. Matrices are read, quantised and written row by row; nothing is held whole. Each file
-//! appears whole or not at all, config.json last: a folder that was cut short does not load.
+//! Dense folder in, MLX affine folder out. Matrices are read, quantised and written row by row; nothing is held whole. The folder
+//! appears whole or not at all.
 
-use std::collections::BTreeMap;
+mod fate;
+
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use reverie_files::{
-    Checkpoint, Choice, Element, Origin, Quantisation, SafeTensorsWriter, Storage, TensorSpec, View, write_json,
+    Checkpoint, Choice, Origin, PendingFolder, Quantisation, SafeTensorsWriter, TensorSpec, Weights, write_json,
 };
+use reverie_model::ffn::moe::Stack;
 use reverie_tensor::WeightSource;
-use reverie_tensor::quant::{PlaneRow, PlaneSpec, Planes, affine};
+use reverie_tensor::quant::{PlaneRow, Planes, affine};
 
 use crate::error::{Error, Result};
+use fate::{Fate, Fates, Form, Planned};
 
 /// Rows that one thread quantises at a time.
 const ROWS: usize = 64;
@@ -31,7 +35,7 @@ pub struct QuantizeSpec {
 /// Another choice for some modules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Override {
-    /// Module name ("model.layers.0.mlp.down_proj"); `*` stands for any text.
+    /// Module name as MLX has it ("model.layers.0.mlp.down_proj"); `*` stands for any text.
     pub pattern: String,
     /// Bits and group; none leaves the module dense.
     pub choice: Option<(u8, usize)>,
@@ -69,10 +73,10 @@ fn wild(pattern: &[u8], text: &[u8]) -> bool {
     }
 }
 
-/// Progress: a tensor is done.
+/// Progress.
 #[derive(Clone, Copy, Debug)]
 pub struct Step<'a> {
-    /// The tensor.
+    /// The tensor at hand.
     pub name: &'a str,
     /// Source bytes done so far.
     pub done_bytes: u64,
@@ -80,31 +84,41 @@ pub struct Step<'a> {
     pub total_bytes: u64,
 }
 
+/// Follows the steps; a break ends the work, and nothing of it stays.
+pub type Hear<'a> = &'a mut dyn FnMut(Step<'_>) -> ControlFlow<()>;
+
+/// What could have been quantised and is not, though nobody asked for that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// The tensor, as it is written.
+    pub name: String,
+    /// Why.
+    pub why: String,
+}
+
 /// What was done.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
-    /// Matrices quantised.
+    /// Matrices quantised; those of all experts of a mixture count as one.
     pub quantised: usize,
-    /// Tensors kept as they were.
+    /// Tensors that stay what they are.
     pub kept: usize,
+    /// Those of them that have rows and columns, and that no override leaves dense.
+    pub left: Vec<Left>,
     /// Bytes of tensors read.
     pub source_bytes: u64,
     /// Bytes of tensors written.
     pub target_bytes: u64,
 }
 
-/// What happens to one tensor.
-enum Fate {
-    Keep(Element),
-    Quantise { module: String, spec: PlaneSpec, n: usize, k: usize },
-}
-
-/// Quantises `source` into the new folder `target`. `hear` follows the tensors.
+/// Quantises `source` into the new folder `target`. `stacks` are its experts in one tensor for all, which are written apart, projection
+/// by projection.
 pub fn quantize(
     source: &Checkpoint,
+    stacks: &[Stack],
     target: &Path,
     spec: &QuantizeSpec,
-    hear: &mut dyn FnMut(Step<'_>),
+    hear: Hear<'_>,
 ) -> Result<Plan> {
     let Origin::Folder { config, .. } = &source.origin else {
         let expected = "a dense folder in the Hugging Face layout";
@@ -122,143 +136,126 @@ pub fn quantize(
             expected: expected.into(),
         });
     }
-    if target.exists() && target.read_dir().is_ok_and(|mut d| d.next().is_some()) {
-        let expected = "a folder that is empty or does not exist yet";
-        return Err(Error::Source {
-            path: target.to_owned(),
-            found: "a folder with files in it".into(),
-            expected: expected.into(),
-        });
-    }
     let planes = affine::ENTRY.planes.ok_or_else(|| Error::Value {
         what: "affine".into(),
         found: "no planes".into(),
         expected: "a format in planes".into(),
     })?;
-    let (mut fates, mut specs, mut modules) = (Vec::new(), Vec::new(), BTreeMap::new());
-    let mut plan = Plan::default();
-    for view in source.weights.iter() {
-        let fate = fate(&view, spec, planes)?;
-        plan.source_bytes += view.bytes.len() as u64;
-        match &fate {
-            Fate::Keep(element) => {
-                plan.kept += 1;
-                specs.push(TensorSpec { name: view.name.into(), element: *element, shape: view.shape.to_vec() });
-            }
-            Fate::Quantise { module, spec: own, n, k } => {
-                plan.quantised += 1;
-                let scale = Element::parse(&own.dtype.name().to_uppercase()).unwrap_or(Element::F32);
-                let words = k * own.bits as usize / 32;
-                let named = |leaf: &str| format!("{module}.{leaf}");
-                specs.push(TensorSpec { name: named("weight"), element: Element::U32, shape: vec![*n, words] });
-                for leaf in ["scales", "biases"] {
-                    specs.push(TensorSpec { name: named(leaf), element: scale, shape: vec![*n, k / own.group] });
-                }
-                if (own.bits, own.group) != (spec.bits, spec.group) {
-                    modules.insert(module.clone(), Some(Choice { bits: own.bits, group: own.group, ..choice(spec) }));
-                }
-            }
-        }
-        fates.push((view, fate));
-    }
-    let module =
-        |o: &&Override| fates.iter().any(|(v, _)| v.name.strip_suffix(".weight").is_some_and(|m| o.matches(m)));
-    if let Some(idle) = spec.overrides.iter().find(|o| !module(o)) {
-        return Err(Error::Value {
-            what: "override".into(),
-            found: format!("'{}', which no module's name matches", idle.pattern),
-            expected: "a whole name such as model.layers.0.mlp.down_proj, with * for any text".into(),
-        });
-    }
+    let Fates { fates, modules, mut plan } = Fates::of(&source.weights, stacks, (spec, planes))?;
+    let specs: Vec<TensorSpec> = fates.iter().flat_map(|f| f.specs.iter().cloned()).collect();
     plan.target_bytes = specs.iter().filter_map(TensorSpec::bytes).sum();
-    let mut writer = SafeTensorsWriter::create(target, &specs, spec.shard_bytes, &[("format", "mlx")])?;
-    let mut done = 0;
-    for (view, fate) in &fates {
-        match fate {
-            Fate::Keep(_) => writer.append(view.name, view.bytes)?,
-            Fate::Quantise { module, spec, n, k } => {
-                let matrix = source.weights.matrix_shaped(view.name, (*n, *k))?;
-                rows(matrix.as_ref(), planes, (module, *spec), &mut writer)?;
-                matrix.done();
-            }
-        }
-        done += view.bytes.len() as u64;
-        hear(Step { name: view.name, done_bytes: done, total_bytes: plan.source_bytes });
+    let folder = PendingFolder::create(target)?;
+    let writer = SafeTensorsWriter::create(folder.path(), &specs, spec.shard_bytes, &[("format", "mlx")])?;
+    let mut out = Out { writer, hear, done_bytes: 0, total_bytes: plan.source_bytes };
+    for planned in &fates {
+        out.tensor(&source.weights, planned, planes)?;
     }
-    writer.finish()?;
+    out.writer.finish()?;
     let quantisation = Quantisation::new(choice(spec), modules).to_json();
     let mut fields = config.fields().clone();
     fields.insert("quantization".into(), quantisation.clone());
     fields.insert("quantization_config".into(), quantisation);
-    copy_beside(source, target)?;
-    write_json(&target.join("config.json"), &fields.into())?;
+    copy_beside(source, folder.path())?;
+    write_json(&folder.path().join(CONFIG), &fields.into())?;
+    folder.finish(CONFIG)?;
     Ok(plan)
 }
 
+const CONFIG: &str = "config.json";
+
 fn choice(spec: &QuantizeSpec) -> Choice {
-    Choice { bits: spec.bits, group: spec.group, mode: "affine".into() }
+    Choice { bits: spec.bits, group: spec.group, mode: affine::ENTRY.name.into() }
 }
 
-/// Matrices of projections and embeddings are quantised where K allows it; vectors, convolutions and the rest are kept.
-fn fate(view: &View<'_>, spec: &QuantizeSpec, planes: &Planes) -> Result<Fate> {
-    let Storage::Plain(element) = view.storage else {
-        return Err(Error::Value {
-            what: view.name.into(),
-            found: "packed blocks".into(),
-            expected: "plain floats".into(),
-        });
-    };
-    let (Some(module), &[n, k], Some(dtype)) = (view.name.strip_suffix(".weight"), view.shape, element.dtype()) else {
-        return Ok(Fate::Keep(element));
-    };
-    let own = spec.overrides.iter().find(|o| o.matches(module)).map(|o| o.choice);
-    let Some((bits, group)) = own.unwrap_or(Some((spec.bits, spec.group))) else { return Ok(Fate::Keep(element)) };
-    let plane = PlaneSpec { bits, group, dtype };
-    planes.check(module, plane)?;
-    if !dtype.is_float() || n == 0 || !k.is_multiple_of(group) || !k.is_multiple_of(32) {
-        return Ok(Fate::Keep(element));
+/// Where tensors go, and who follows.
+struct Out<'a> {
+    writer: SafeTensorsWriter,
+    hear: Hear<'a>,
+    done_bytes: u64,
+    total_bytes: u64,
+}
+
+impl Out<'_> {
+    fn tensor(&mut self, weights: &Weights, planned: &Planned<'_>, planes: &Planes) -> Result<()> {
+        let done = self.done_bytes;
+        match &planned.fate {
+            Fate::Copy(view) => self.writer.append(view.name, view.bytes)?,
+            Fate::Pick { view, stack, row_bytes } => {
+                let (mut bytes, row) = (Vec::new(), |r: usize| view.bytes.get(r * row_bytes..(r + 1) * row_bytes));
+                stack.rows().for_each(|r| bytes.extend_from_slice(row(r).unwrap_or_default()));
+                self.append(planned, 0, &bytes)?;
+            }
+            Fate::Matrices { from, form } => {
+                for e in 0..from.len() {
+                    let matrix = from.get(weights, e)?;
+                    self.matrix(matrix.as_ref(), planned, (*form, planes))?;
+                    matrix.done();
+                }
+            }
+        }
+        self.done_bytes = done + planned.source_bytes;
+        self.step(planned.name)
     }
-    Ok(Fate::Quantise { module: module.into(), spec: plane, n, k })
-}
 
-/// One matrix, row blocks on all threads, written in order.
-fn rows(
-    matrix: &dyn WeightSource,
-    planes: &Planes,
-    (module, spec): (&str, PlaneSpec),
-    writer: &mut SafeTensorsWriter,
-) -> Result<()> {
-    let (n, _) = matrix.shape();
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let starts: Vec<usize> = (0..n).step_by(ROWS).collect();
-    for wave in starts.chunks(threads) {
-        let blocks = std::thread::scope(|scope| {
-            let workers: Vec<_> = wave
-                .iter()
-                .map(|&start| scope.spawn(move || block(matrix, planes, (module, spec), start..n.min(start + ROWS))))
-                .collect();
-            workers
-                .into_iter()
-                .map(|w| w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-                .collect::<Result<Vec<_>>>()
-        })?;
-        for [codes, scales, biases] in blocks {
-            writer.append(&format!("{module}.weight"), &codes)?;
-            writer.append(&format!("{module}.scales"), &scales)?;
-            writer.append(&format!("{module}.biases"), &biases)?;
+    fn append(&mut self, planned: &Planned<'_>, which: usize, bytes: &[u8]) -> Result<()> {
+        match planned.specs.get(which) {
+            Some(spec) => Ok(self.writer.append(&spec.name, bytes)?),
+            None => Ok(()),
         }
     }
-    Ok(())
+
+    fn step(&mut self, name: &str) -> Result<()> {
+        match (self.hear)(Step { name, done_bytes: self.done_bytes, total_bytes: self.total_bytes }) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Error::Stopped),
+        }
+    }
+
+    /// One matrix, row blocks on all threads, written in order.
+    fn matrix(&mut self, matrix: &dyn WeightSource, planned: &Planned<'_>, how: (Form, &Planes)) -> Result<()> {
+        let (n, k) = matrix.shape();
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let starts: Vec<usize> = (0..n).step_by(ROWS).collect();
+        for wave in starts.chunks(threads) {
+            let blocks = std::thread::scope(|scope| {
+                let range = |start| start..n.min(start + ROWS);
+                let workers: Vec<_> = wave
+                    .iter()
+                    .map(|&start| scope.spawn(move || block(matrix, (planned.name, how), range(start))))
+                    .collect();
+                workers
+                    .into_iter()
+                    .map(|w| w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                    .collect::<Result<Vec<_>>>()
+            })?;
+            for block in blocks {
+                for (which, bytes) in block.iter().enumerate() {
+                    self.append(planned, which, bytes)?;
+                }
+            }
+            let rows: usize = wave.iter().map(|start| n.min(start + ROWS) - start).sum();
+            self.done_bytes += (rows * k * how.0.source_size()) as u64;
+            self.step(planned.name)?;
+        }
+        Ok(())
+    }
 }
 
-/// Codes, scales and biases of some rows.
+/// Some rows: codes, scales and biases, or the dense rows alone.
 fn block(
     matrix: &dyn WeightSource,
-    planes: &Planes,
-    (module, spec): (&str, PlaneSpec),
+    (name, (form, planes)): (&str, (Form, &Planes)),
     range: std::ops::Range<usize>,
-) -> Result<[Vec<u8>; 3]> {
+) -> Result<Vec<Vec<u8>>> {
     let (_, k) = matrix.shape();
+    let spec = match form {
+        Form::Dense(dtype) => {
+            let mut rows = vec![0; range.len() * k * dtype.size()];
+            range.zip(rows.chunks_mut(k * dtype.size())).for_each(|(row, out)| matrix.row_dense(row, out));
+            return Ok(vec![rows]);
+        }
+        Form::Planes(spec) => spec,
+    };
     let (code_bytes, scale_bytes) = (k * spec.bits as usize / 8, k / spec.group * spec.dtype.size());
     let mut codes = vec![0; range.len() * code_bytes];
     let mut scales = vec![0; range.len() * scale_bytes];
@@ -267,9 +264,9 @@ fn block(
     let out = codes.chunks_mut(code_bytes).zip(scales.chunks_mut(scale_bytes)).zip(biases.chunks_mut(scale_bytes));
     for (row, ((codes, scales), biases)) in range.zip(out) {
         matrix.row_f32(row, &mut weights);
-        planes.quantise(module, spec, &weights, PlaneRow { codes, scales, biases })?;
+        planes.quantise(name, spec, &weights, PlaneRow { codes, scales, biases })?;
     }
-    Ok([codes, scales, biases])
+    Ok(vec![codes, scales, biases])
 }
 
 /// Tokenizer, templates and whatever else stands beside the weights.
@@ -282,7 +279,7 @@ fn copy_beside(source: &Checkpoint, target: &Path) -> Result<()> {
         let entry = entry.map_err(|e| copied(&source.path, e))?;
         let (path, name) = (entry.path(), entry.file_name());
         let kept = matches!(path.extension().and_then(|e| e.to_str()), Some("json" | "jinja" | "model" | "txt" | "md"));
-        let ours = name == "config.json" || name == "model.safetensors.index.json";
+        let ours = name == CONFIG || name == "model.safetensors.index.json";
         if kept && !ours && path.is_file() {
             std::fs::copy(&path, target.join(&name)).map_err(|e| copied(&path, e))?;
         }

@@ -12,7 +12,7 @@ pub(super) fn beside(source: &Source<'_>, mlp: glu::Spec) -> Result<branches::Sp
     let active = source.config.get("top_k_experts").cloned().unwrap_or_default();
     let source = source.with_fields([("num_experts_per_tok".to_owned(), active)]);
     let mut experts = moe::Spec::from_config(&source.config)?;
-    experts.act = mlp.act;
+    (experts.act, experts.mlx_folder) = (mlp.act, "experts.switch_glu");
     experts.router.leaf = "router.proj";
     experts.router.norm = Some((norm("router.scale")?, (source.config.usize("hidden_size")? as f32).powf(-0.5)));
     experts.router.normalise = Some(0.0);

@@ -33,7 +33,7 @@ fn plan(source: &Source<'_>) -> Result<Plan> {
         experts.router.leaf = "router";
         experts.router.normalise = Some(0.0);
         experts.act = Act::Clamped { alpha, limit };
-        experts.fused = Fused::TurnedPairs;
+        (experts.fused, experts.mlx_folder) = (Fused::TurnedPairs, "experts");
         source.pre_norm(NormWeight::Plain, ("self_attn", Box::new(attention)), Box::new(experts))
     })
 }

@@ -97,7 +97,7 @@ fn experts(source: &Source<'_>) -> Result<Box<dyn FfnSpec>> {
     let experts = moe::Spec::from_config(&source.config)?;
     let inner = experts.inner;
     let mut experts = experts.with_shared("shared_expert", inner);
-    experts.fused = Fused::TurnedRows;
+    (experts.fused, experts.mlx_folder) = (Fused::TurnedRows, "experts");
     experts.router.leaf = "router";
     experts.router.score = Score::Sigmoid;
     experts.router.weighed = Weighed::Inputs;

@@ -3,6 +3,7 @@
 
 use reverie_tensor::{Backend, Norm, Tensor};
 
+use super::moe::Stack;
 use super::{ExpertBytes, Ffn};
 use crate::Build;
 use crate::error::Result;
@@ -34,6 +35,11 @@ pub struct Spec {
 impl FfnSpec for Spec {
     fn kind(&self) -> &'static str {
         self.kind
+    }
+
+    fn stacks(&self, b: &Build<'_>) -> Result<Vec<Stack>> {
+        let each = self.branches.iter().map(|branch| branch.ffn.stacks(&b.below(branch.scope)));
+        Ok(each.collect::<Result<Vec<_>>>()?.concat())
     }
 
     fn build(&self, b: &mut Build<'_>) -> Result<Box<dyn Ffn>> {

@@ -23,7 +23,8 @@ use crate::mixer::{Out, Step, Stream};
 use crate::plan::{FfnSpec, NormSpec};
 use experts::{Experts, Wave};
 pub use shelf::{Counters, Residence, Shelf};
-pub use stored::Fused;
+pub use stored::{Fused, Stack};
+use stored::{Layout, Stored};
 
 /// The row.
 pub const ENTRY: FfnEntry = FfnEntry {
@@ -47,6 +48,8 @@ pub struct Spec {
     pub shape: Shape,
     /// How gate and up lie in one tensor where they do.
     pub fused: Fused,
+    /// The folder in which MLX stacks them.
+    pub mlx_folder: &'static str,
     /// The feed-forward that serves every token.
     pub shared: Option<Shared>,
     /// The narrower space that the experts work in, where they do not work in the stream's.
@@ -170,6 +173,7 @@ impl Spec {
             act: Act::Silu,
             shape: Shape::Gated,
             fused: Fused::Rows,
+            mlx_folder: "switch_mlp",
             shared: None,
             latent: None,
         })
@@ -220,6 +224,10 @@ impl FfnSpec for Spec {
         ENTRY.name
     }
 
+    fn stacks(&self, b: &Build<'_>) -> Result<Vec<Stack>> {
+        Ok(Layout::find(b, self)?.stacks())
+    }
+
     fn build(&self, b: &mut Build<'_>) -> Result<Box<dyn Ffn>> {
         let (width, e, router) = (b.width(), self.n_experts, &self.router);
         let shared = match &self.shared {
@@ -248,7 +256,7 @@ impl FfnSpec for Spec {
                 scale: router.scale,
                 per_expert: vector(router.per_expert)?,
             },
-            experts: Experts::new(b, stored::Stored::find(b, self)?, router.n_active)?,
+            experts: Experts::new(b, Stored::new(b, Layout::find(b, self)?)?, router.n_active)?,
             latent: match self.latent {
                 Some(l) => Some((b.linear(l.enter, l.width, width)?, b.linear(l.leave, width, l.width)?)),
                 None => None,
