@@ -2,6 +2,7 @@
 
 mod bucket;
 mod cli;
+mod cli_files;
 mod cli_memory;
 mod cli_state;
 mod fixtures;

@@ -128,3 +128,50 @@ fn json_is_indented_and_ends_its_line() {
     assert_eq!(fs::read_to_string(&path).unwrap(), "{\n  \"a\": [\n    1\n  ]\n}\n");
     assert_eq!(names(folder.path()), ["a.json"]);
 }
+
+#[test]
+fn a_folder_is_there_whole_or_not_at_all() {
+    let home = TempDir::new().unwrap();
+    let (new, there) = (home.path().join("a/new"), home.path().join("there"));
+    fs::create_dir(&there).unwrap();
+    for target in [&new, &there] {
+        let pending = PendingFolder::create(target).unwrap();
+        fs::write(pending.path().join("first"), "1").unwrap();
+        assert!(PendingFolder::create(target).unwrap_err().to_string().contains("another run"));
+        drop(pending);
+        assert_eq!((names(home.path()), names(&there)), (vec!["there".to_owned()], vec![]));
+    }
+    for target in [&new, &there] {
+        let pending = PendingFolder::create(target).unwrap();
+        for name in ["a", "last", "z"] {
+            fs::write(pending.path().join(name), name).unwrap();
+        }
+        assert!(!target.join("a").exists());
+        pending.finish("last").unwrap();
+        assert_eq!(names(target), ["a", "last", "z"]);
+    }
+    assert_eq!(
+        (names(home.path()), names(&home.path().join("a"))),
+        (vec!["a".to_owned(), "there".into()], vec!["new".into()])
+    );
+}
+
+/// Somebody else may write to a folder of the user's meanwhile.
+#[test]
+fn a_folder_takes_nobodys_place() {
+    let home = TempDir::new().unwrap();
+    let (new, there) = (home.path().join("new"), home.path().join("there"));
+    fs::create_dir(&there).unwrap();
+    for target in [&new, &there] {
+        let pending = PendingFolder::create(target).unwrap();
+        for name in ["a", "b", "last"] {
+            fs::write(pending.path().join(name), "ours").unwrap();
+        }
+        fs::create_dir_all(target).unwrap();
+        fs::write(target.join("b"), "theirs").unwrap();
+        pending.finish("last").unwrap_err();
+        assert_eq!(names(target), ["b"]);
+        assert_eq!(fs::read(target.join("b")).unwrap(), b"theirs");
+    }
+    assert_eq!(names(home.path()), ["new", "there"]);
+}
