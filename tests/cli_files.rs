@@ -5,11 +5,15 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use reverie::rooms::files::Checkpoint;
+use reverie::Loader;
+use reverie::rooms::engine::EngineSpec;
+use reverie::rooms::files::safetensors::SafeTensors;
+use reverie::rooms::files::{Checkpoint, Place};
+use reverie::rooms::model::{Sequence, Want};
 use reverie::rooms::pack::{QuantizeSpec, quantize};
 use reverie::rooms::tensor::quant::QUANTS;
 
-use crate::fixtures::root;
+use crate::fixtures::{self, root};
 
 /// Everything below a folder, in order.
 fn below(folder: &Path) -> Vec<PathBuf> {
@@ -116,4 +120,67 @@ fn quantise_stops_without_a_trace() {
         assert_eq!(below(home.path()), Vec::<PathBuf>::new());
     }
     stopped_at(usize::MAX).1.expect("whole");
+}
+
+/// `logits` of a fixture with some ids and other arguments, into `out`.
+fn logits(blocks: usize, out: &Path, more: &[&str]) -> Output {
+    let llama = root().join("llama");
+    with_room(blocks, &[&["logits", word(&llama), "--out", word(out), "--ids", IDS], more].concat())
+}
+
+const IDS: &str = "5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30";
+
+#[test]
+fn logits_are_written_as_they_are_made() {
+    let home = tempfile::tempdir().expect("tempdir");
+    let out = home.path().join("out.safetensors");
+    let written = |more: &[&str]| {
+        let run = logits(1 << 20, &out, more);
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        std::fs::read(&out).expect("written")
+    };
+    let whole = written(&["--exact", "--hidden"]);
+    for chunk in ["1", "7"] {
+        assert!(written(&["--exact", "--hidden", "--chunk", chunk]) == whole, "chunks of {chunk}");
+    }
+    // What the model says of all tokens at once.
+    let engine = EngineSpec { kv: "f32".into(), ..EngineSpec::default() };
+    let loaded = fixtures::load(&Loader { exact: true, engine, ..Loader::default() }, &root().join("llama"));
+    let model = loaded.engine().model();
+    let mut state = model.new_state(loaded.engine().cache());
+    let tokens: Vec<u32> = (5..31).collect();
+    let mut batch = [Sequence { tokens: &tokens, state: &mut state, want: Want::All }];
+    let want = model.forward(&mut batch).expect("forward").remove(0).expect("logits");
+    let place =
+        Place::Embedded("logits", Box::leak(Box::new([("model.safetensors", &*Box::leak(whole.into_boxed_slice()))])));
+    let got = SafeTensors::open(&place).expect("open");
+    assert!(got.bytes("logits") == Some(&model.backend().read_bytes(&want).expect("read")));
+    assert_eq!(got.tensors.len(), 2 + model.plan().layers.len());
+
+    // A run that fails leaves what was there.
+    let before = (below(home.path()), std::fs::read(&out).expect("there"));
+    for blocks in [0, 8, 40] {
+        failed(&logits(blocks, &out, &["--hidden"]), &["cannot write", "out.safetensors"]);
+        assert_eq!((below(home.path()), std::fs::read(&out).expect("there")), before, "{blocks} blocks");
+    }
+}
+
+/// Closer and closer to the least budget that does: none that is let in may fail half-way, and none that is refused begins.
+#[test]
+fn logits_that_fit_no_budget_are_refused_before_they_start() {
+    let home = tempfile::tempdir().expect("tempdir");
+    let out = home.path().join("out.safetensors");
+    let (mut refused, mut fits) = (1_000_000u64, 256_000_000u64);
+    while fits - refused > 20_000 {
+        let budget = fits.midpoint(refused);
+        let run = logits(1 << 20, &out, &["--hidden", "--memory", &budget.to_string()]);
+        if run.status.success() {
+            fits = budget;
+            std::fs::remove_file(&out).expect("written");
+        } else {
+            failed(&run, &["tokens of context would take"]);
+            refused = budget;
+        }
+        assert_eq!(below(home.path()), Vec::<PathBuf>::new());
+    }
 }

@@ -1,9 +1,8 @@
 //! `logits`: logits and hidden states to a safetensors file, so that anyone can hold a model against their own reference.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use reverie::rooms::files::{FloatTensor, write_floats};
+use reverie::rooms::files::{Element, PendingFile, SafeTensorsWriter, TensorSpec};
 use reverie::rooms::model::{Sequence, Want};
 use serde_json::json;
 
@@ -47,28 +46,38 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if ids.is_empty() {
         return Err(UsageError("found no token ids, expected at least one by --ids or --text".into()).into());
     }
-    model.engine().admit(ids.len())?;
     let core = model.engine().model();
+    let (be, plan, t) = (core.backend(), core.plan(), ids.len());
+    let chunk = args.load.chunk.clamp(1, t);
+    let slice = (SLICE_BYTES / (4 * plan.vocab)).clamp(1, chunk);
+    // What is held on the way to the file: the rows at hand, on the backend and as they are written, and what a chunk's layers noted.
+    let notes = if args.hidden { plan.layers.len() + 1 } else { 0 };
+    let beside = 2 * slice * plan.vocab + (1 + 2 * notes) * chunk * plan.width;
+    model.engine().admit_beside(t, 4 * beside as u64)?;
+    let mut names: Vec<_> = (0..notes).map(|layer| (format!("hidden.{layer}"), plan.width)).collect();
+    names.sort();
+    names.insert(0, ("logits".into(), plan.vocab));
+    let spec = |(name, width)| TensorSpec { name, element: Element::F32, shape: vec![t, width] };
+    let tensors: Vec<TensorSpec> = names.into_iter().map(spec).collect();
+    let mut writer = SafeTensorsWriter::in_file(PendingFile::create(&args.out)?, &tensors, &[])?;
     let mut state = core.new_state(model.engine().cache());
-    let (mut logits, mut vocab) = (Vec::new(), 0);
-    let mut hidden: BTreeMap<String, (usize, Vec<f32>)> = BTreeMap::new();
-    let bar = progress_bar(ids.len() as u64, "reading [{bar:30}] {pos}/{len} tokens");
-    for chunk in ids.chunks(args.load.chunk.max(1)) {
-        let out = core.forward(&mut [Sequence { tokens: chunk, state: &mut state, want: Want::All }])?;
-        for tensor in out.iter().flatten() {
-            vocab = tensor.width();
-            logits.extend(core.backend().read(tensor)?);
+    let bar = progress_bar(t as u64, "reading [{bar:30}] {pos}/{len} tokens");
+    for chunk in ids.chunks(chunk) {
+        let streams = core.streams(&mut [Sequence { tokens: chunk, state: &mut state, want: Want::All }])?;
+        for (name, _, values) in model.recorded() {
+            writer.append(&name, &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>())?;
         }
-        for (name, width, values) in model.recorded() {
-            hidden.entry(name).or_insert((width, Vec::new())).1.extend(values);
+        for stream in streams.iter().flatten() {
+            let rows: Vec<usize> = (0..stream.rows()).collect();
+            for rows in rows.chunks(slice) {
+                let logits = core.logits(&be.rows(stream, rows)?)?;
+                writer.append("logits", &be.read_bytes(&logits)?)?;
+            }
         }
         bar.inc(chunk.len() as u64);
     }
+    writer.finish()?;
     bar.finish_and_clear();
-    let t = ids.len();
-    let mut tensors = vec![FloatTensor { name: "logits".into(), shape: vec![t, vocab], values: logits }];
-    tensors.extend(hidden.into_iter().map(|(name, (d, values))| FloatTensor { name, shape: vec![t, d], values }));
-    write_floats(&args.out, &tensors)?;
     if args.json {
         let shapes: serde_json::Map<_, _> = tensors.iter().map(|t| (t.name.clone(), json!(t.shape))).collect();
         let report = json!({ "file": args.out, "ids": ids, "tensors": shapes });
@@ -78,3 +87,6 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+/// Logits that are held at once.
+const SLICE_BYTES: usize = 8 << 20;

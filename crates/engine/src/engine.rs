@@ -133,11 +133,16 @@ impl Engine {
 
     /// Refuses a context that the model or the budget cannot hold, before any work.
     pub fn admit(&self, tokens: usize) -> Result<()> {
+        self.admit_beside(tokens, 0)
+    }
+
+    /// The same for a caller who holds so many bytes of his own beside it.
+    pub fn admit_beside(&self, tokens: usize, bytes: u64) -> Result<()> {
         if tokens > self.context() {
             return Err(self.model.plan().beyond(tokens).into());
         }
         let (Some(limit), Some(forecast)) = (self.limit, self.forecast(tokens, 1)?) else { return Ok(()) };
-        let needed = forecast.peak_bytes + self.unmetered_at_last();
+        let needed = forecast.peak_bytes + self.unmetered_at_last() + bytes;
         if needed > limit {
             return Err(Error::Budget { tokens, needed, limit });
         }

@@ -123,13 +123,24 @@ impl TensorSpec {
     }
 }
 
-/// Writes `model.safetensors`, or shards with an index, into a folder.
+/// Writes `model.safetensors`, or shards with an index, into a folder, or one file of any name.
 #[derive(Debug)]
 pub struct SafeTensorsWriter {
-    folder: PathBuf,
+    /// The folder of the shards, or the one file.
+    place: PathBuf,
+    /// Names go into an index if there are several.
+    indexed: Indexed,
     shards: Vec<(String, PendingFile)>,
     slots: BTreeMap<String, Slot>,
     total_bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Indexed {
+    /// A folder's files.
+    Shards,
+    /// One file that is nobody's shard.
+    Alone,
 }
 
 /// Where a tensor goes, and how much of it is there.
@@ -152,8 +163,7 @@ impl SafeTensorsWriter {
     pub fn create(folder: &Path, tensors: &[TensorSpec], most_bytes: u64, metadata: &[(&str, &str)]) -> Result<Self> {
         fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
         let groups = split(folder, tensors, most_bytes)?;
-        let mut writer =
-            SafeTensorsWriter { folder: folder.to_owned(), shards: Vec::new(), slots: BTreeMap::new(), total_bytes: 0 };
+        let mut writer = SafeTensorsWriter::empty(folder, Indexed::Shards);
         for (i, group) in groups.iter().enumerate() {
             let name = match groups.len() {
                 1 => SINGLE.to_owned(),
@@ -164,6 +174,22 @@ impl SafeTensorsWriter {
             writer.start_shard(i, group, metadata)?;
         }
         Ok(writer)
+    }
+
+    /// Starts one file for these tensors.
+    pub fn in_file(file: PendingFile, tensors: &[TensorSpec], metadata: &[(&str, &str)]) -> Result<Self> {
+        let mut writer = SafeTensorsWriter::empty(&file.target, Indexed::Alone);
+        let groups = split(&writer.place, tensors, u64::MAX)?;
+        writer.shards.push((String::new(), file));
+        for group in &groups {
+            writer.start_shard(0, group, metadata)?;
+        }
+        Ok(writer)
+    }
+
+    fn empty(place: &Path, indexed: Indexed) -> SafeTensorsWriter {
+        let (place, shards, slots) = (place.to_owned(), Vec::new(), BTreeMap::new());
+        SafeTensorsWriter { place, indexed, shards, slots, total_bytes: 0 }
     }
 
     /// Lays out one shard, larger elements first so that all are aligned, and writes its header.
@@ -183,7 +209,7 @@ impl SafeTensorsWriter {
             let slot = Slot { shard, start: at, bytes: *bytes, written: 0, pending: Vec::new() };
             if self.slots.insert(tensor.name.clone(), slot).is_some() {
                 let found = format!("'{}' twice", excerpt(&tensor.name));
-                return Err(Error::format(&self.folder, "tensor to write", found, "each name once"));
+                return Err(Error::format(&self.place, "tensor to write", found, "each name once"));
             }
             at = end;
         }
@@ -206,7 +232,7 @@ impl SafeTensorsWriter {
         let what = || format!("data of tensor '{}'", excerpt(name));
         let Some(slot) = self.slots.get_mut(name) else {
             return Err(Error::format(
-                &self.folder,
+                &self.place,
                 what(),
                 "a name that was not announced",
                 "one of those given to create",
@@ -216,18 +242,25 @@ impl SafeTensorsWriter {
         let left = slot.bytes - appended;
         if bytes.len() as u64 > left {
             let found = format!("{} more bytes", bytes.len());
-            return Err(Error::format(&self.folder, what(), found, format!("at most {left}")));
+            return Err(Error::format(&self.place, what(), found, format!("at most {left}")));
         }
-        slot.pending.extend_from_slice(bytes);
+        let Some((_, file)) = self.shards.get_mut(slot.shard) else { return Ok(()) };
+        let mut write = |bytes: &[u8]| {
+            file.write_at(slot.start + slot.written, bytes)?;
+            slot.written += bytes.len() as u64;
+            Ok(())
+        };
         let complete = bytes.len() as u64 == left;
-        if (complete || slot.pending.len() >= PENDING_BYTES)
-            && let Some((_, file)) = self.shards.get_mut(slot.shard)
-        {
-            let pending = std::mem::take(&mut slot.pending);
-            file.write_at(slot.start + slot.written, &pending)?;
-            slot.written += pending.len() as u64;
+        if slot.pending.len() + bytes.len() < PENDING_BYTES && !complete {
+            slot.pending.extend_from_slice(bytes);
+            return Ok(());
         }
-        Ok(())
+        // What is large is written from where it lies.
+        let pending = std::mem::take(&mut slot.pending);
+        if !pending.is_empty() {
+            write(&pending)?;
+        }
+        write(bytes)
     }
 
     /// Checks that every tensor is complete, gives the files their names, and writes the index. A single file gets an index too
@@ -236,14 +269,14 @@ impl SafeTensorsWriter {
         if let Some((name, slot)) = self.slots.iter().find(|(_, slot)| slot.written != slot.bytes) {
             let what = format!("data of tensor '{}'", excerpt(name));
             let found = format!("{} bytes", slot.written + slot.pending.len() as u64);
-            return Err(Error::format(&self.folder, what, found, slot.bytes.to_string()));
+            return Err(Error::format(&self.place, what, found, slot.bytes.to_string()));
         }
         let names: Vec<String> = self.shards.iter().map(|(name, _)| name.clone()).collect();
         for (_, file) in self.shards {
             file.finish()?;
         }
-        let index = self.folder.join(INDEX);
-        if names.len() > 1 || index.exists() {
+        let index = self.place.join(INDEX);
+        if self.indexed == Indexed::Shards && (names.len() > 1 || index.exists()) {
             let map: Map<String, Value> = self
                 .slots
                 .iter()

@@ -157,6 +157,17 @@ impl Model {
         Ok(out)
     }
 
+    /// The stream alone: for logits of many tokens, which [`logits`](Model::logits) gives a few rows at a time.
+    pub fn streams(&self, sequences: &mut [Sequence<'_>]) -> Result<Vec<Option<Tensor>>> {
+        let (wanted, counts) = self.read(sequences)?;
+        let out = match wanted {
+            Some(x) => self.apart(x, &counts)?,
+            None => counts.iter().map(|_| None).collect(),
+        };
+        sequences.iter_mut().for_each(|s| s.state.advance(s.tokens.len()));
+        Ok(out)
+    }
+
     /// All layers over the new tokens: the stream of the wanted ones after the final norm, and how many each sequence wants. States are advanced by the
     /// caller, when nothing can fail any more.
     fn read(&self, sequences: &mut [Sequence<'_>]) -> Result<(Option<Tensor>, Vec<usize>)> {

@@ -69,6 +69,20 @@ fn shards_and_single_files_read_back() {
 }
 
 #[test]
+fn one_file_of_any_name_stands_alone() {
+    let folder = TempDir::new().unwrap();
+    fs::write(folder.path().join(INDEX), "theirs").unwrap();
+    let path = folder.path().join("own.safetensors");
+    let mut writer = SafeTensorsWriter::in_file(PendingFile::create(&path).unwrap(), &specs(), &[]).unwrap();
+    specs().iter().for_each(|spec| writer.append(&spec.name, &data(spec)).unwrap());
+    writer.finish().unwrap();
+    assert_eq!(fs::read(folder.path().join(INDEX)).unwrap(), b"theirs");
+    let bytes = fs::read(&path).unwrap();
+    let theirs = ::safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    specs().iter().for_each(|spec| assert_eq!(theirs.tensor(&spec.name).unwrap().data(), data(spec)));
+}
+
+#[test]
 fn large_tensors_are_gathered_and_complete() {
     let folder = TempDir::new().unwrap();
     let spec = TensorSpec { name: "big".into(), element: Element::U8, shape: vec![3 * PENDING_BYTES + 5] };
