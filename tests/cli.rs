@@ -265,8 +265,8 @@ fn quantise_refuses_what_it_could_not_honour() {
     let target = folder.path().join("q").display().to_string();
     let llama = fixture("llama");
     for (flag, value, code, word) in [
-        ("--bits", "7", 2, "2, 3, 4, 5, 6, 8"),
-        ("--group", "48", 2, "32, 64, 128"),
+        ("--bits", "7", 2, "2 or 3 or 4 or 5 or 6 or 8"),
+        ("--group", "48", 2, "32 or 64 or 128"),
         ("--override", "down_proj", 2, "PATTERN=BITS"),
         ("--override", "down_proj=6", 1, "no module"),
     ] {

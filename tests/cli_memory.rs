@@ -59,6 +59,45 @@ fn a_chat_comes_back_in_another_process_and_nothing_is_read_twice() {
 }
 
 #[test]
+fn a_name_that_another_process_moved_says_what_to_do() {
+    let home = tempfile::tempdir().expect("home");
+    let home = home.path();
+    let args = ["chat", "--state", "trip", "--temperature", "0", "-n", "4"];
+    said(home, &args, "Zoe has 4711.\n");
+    // What the other process has said when the first goes on, and what becomes of that.
+    for (more, code) in [("Is it so?\n", 1), ("/state trip2\nIs it so?\n/state\n", 0)] {
+        let mut first = command(home, &args).spawn().expect("starts");
+        let mut input = first.stdin.take().expect("stdin");
+        let commits = || json(home, &["state", "log", "trip", "--json"]).as_array().expect("commits").len();
+        let before = commits();
+        input.write_all(b"And Max?\n").expect("writes");
+        let begun = Instant::now();
+        while commits() == before {
+            assert!(begun.elapsed() < Duration::from_secs(240), "no answer");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        said(home, &args, "I am another.\n");
+        input.write_all(more.as_bytes()).expect("writes");
+        drop(input);
+        let out = first.wait_with_output().expect("ends");
+        let [says, err] = [&out.stdout, &out.stderr].map(|b| String::from_utf8_lossy(b).into_owned());
+        assert_eq!(out.status.code(), Some(code), "{err}");
+        match code {
+            0 => assert!(says.contains("'trip2', 3 exchanges") || says.contains("'trip2', 5 exchanges"), "{says}"),
+            _ => assert!(err.contains("another process") && err.contains("--state trip "), "{err}"),
+        }
+    }
+    let log = json(home, &["state", "log", "trip2", "--json"]);
+    assert_eq!(log.as_array().expect("commits").len(), 2, "the fork, and one answer: {log}");
+    // A name that somebody has is not taken.
+    let taken = run(home, &["chat", "--state", "trip2"], "/state trip\n/state\n");
+    assert!(
+        taken.status.code() == Some(1) && String::from_utf8_lossy(&taken.stderr).contains("'trip' exists already"),
+        "{taken:?}"
+    );
+}
+
+#[test]
 fn another_number_format_is_refused_and_read_again_on_request() {
     let home = tempfile::tempdir().expect("home");
     let home = home.path();

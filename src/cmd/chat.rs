@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context;
 use reverie::rooms::chat::{Error as ChatError, FOLD_PROMPT};
 use reverie::rooms::engine::Error as EngineError;
+use reverie::rooms::engine::memory::Error as MemoryError;
 use reverie::{Conversation, EMBEDDED, Finish, GenerateSpec, Go, LoadedModel, Reason};
 use rustyline::error::ReadlineError;
 
@@ -51,7 +52,7 @@ const HELP: &str = "\
 /system [TEXT]   set the system message, or remove it
 /reset           forget the conversation
 /fold            summarise the conversation and go on from the summary; what was said stays in the state's history
-/state           where the conversation sleeps
+/state [NAME]    where the conversation sleeps, or let it sleep under another name from now on
 /stats           what was read, reused and written, where prompts diverged, and the memory in use
 /quit            leave (so does Ctrl-D); Ctrl-C stops an answer";
 
@@ -183,7 +184,8 @@ impl Talk<'_> {
                 say!("(system message {})", if text.is_empty() { "removed" } else { "set" })?;
             }
             ("/stats", _) => self.stats()?,
-            ("/state", _) => self.state()?,
+            ("/state", "") => self.state()?,
+            ("/state", name) => self.move_to(name)?,
             ("/fold", _) => self.fold()?,
             (word, _) if word.starts_with('/') => say!("(no command {word}; /help lists them)")?,
             _ => self.ask(line)?,
@@ -256,12 +258,8 @@ impl Talk<'_> {
                 say!("(stopped after {done} of {total} tokens of the question; asked again, it goes on from there)")?;
                 Ok(())
             }
-            // A question that cannot be asked leaves the conversation as it was; say why and go on.
-            Err(e) if std::io::stdin().is_terminal() => {
-                say!("error: {e}")?;
-                Ok(())
-            }
-            Err(e) => Err(e.into()),
+            // A question that cannot be asked leaves the conversation as it was.
+            Err(e) => refused(e, ""),
         }
     }
 
@@ -273,11 +271,22 @@ impl Talk<'_> {
         match self.conversation.sleep() {
             Ok(_) => Ok(()),
             // What was said is not thrown away because a disk is full.
-            Err(e) if std::io::stdin().is_terminal() => {
-                say!("error: {e}\n(this answer is not remembered yet; the next one tries again)")?;
-                Ok(())
+            Err(e) => refused(e, "\n(this answer is not remembered yet; the next one tries again)"),
+        }
+    }
+
+    /// Goes on under another name.
+    fn move_to(&mut self, name: &str) -> anyhow::Result<()> {
+        if self.conversation.name().is_none() || self.conversation.turns() == 0 {
+            return Ok(self.state()?);
+        }
+        match self.conversation.fork_as(name) {
+            Ok(_) => Ok(say!("(asleep as '{name}' from now on)")?),
+            Err(e) if moved(&e).is_some() => {
+                let taken = format!("the state '{name}' exists already; choose a new name");
+                if std::io::stdin().is_terminal() { Ok(say!("error: {taken}")?) } else { anyhow::bail!(taken) }
             }
-            Err(e) => Err(e.into()),
+            Err(e) => refused(e, ""),
         }
     }
 
@@ -304,8 +313,7 @@ impl Talk<'_> {
         bar.finish_and_clear();
         match done {
             Ok(summary) => say!("(folded; going on from this summary and the last {recent} exchanges)\n{summary}")?,
-            Err(e) if std::io::stdin().is_terminal() => say!("error: {e}")?,
-            Err(e) => return Err(e.into()),
+            Err(e) => refused(e, "")?,
         }
         Ok(())
     }
@@ -359,6 +367,37 @@ impl Talk<'_> {
         }
         Ok(())
     }
+}
+
+/// The name that does not point where it should.
+fn moved(e: &ChatError) -> Option<&str> {
+    match e {
+        ChatError::Engine(EngineError::Memory(MemoryError::Moved { name, .. })) => Some(name),
+        _ => None,
+    }
+}
+
+/// Where somebody types, says why and goes on; else ends. `aside` follows the reason, unless another process is it: then what to do.
+fn refused(e: ChatError, aside: &str) -> anyhow::Result<()> {
+    let moved = moved(&e);
+    let told = moved.map(|name| {
+        format!(
+            "another process has written to '{name}' since this conversation woke or slept there: what was said here since then is not \
+             remembered. "
+        )
+    });
+    match (moved.zip(told), std::io::stdin().is_terminal()) {
+        (Some((name, told)), true) => say!(
+            "error: {told}/state and a new name lets all of it sleep under that; to go on from what the other wrote, leave and start \
+             again with --state {name}"
+        )?,
+        (Some((name, told)), false) => {
+            anyhow::bail!("{told}Start again with --state {name} to go on from what the other wrote")
+        }
+        (None, true) => say!("error: {e}{aside}")?,
+        (None, false) => return Err(e.into()),
+    }
+    Ok(())
 }
 
 /// Where the input history is kept.

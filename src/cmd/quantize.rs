@@ -14,7 +14,7 @@ use reverie::rooms::tensor::quant::affine;
 use reverie::{Loader, locate};
 use serde_json::json;
 
-use super::shared::{LoadBars, bytes, parse_bytes, progress_bar};
+use super::shared::{LoadBars, bytes, one_of, parse_bytes, progress_bar};
 
 /// Arguments of `quantize`.
 #[derive(clap::Args)]
@@ -40,21 +40,15 @@ pub struct Args {
     json: bool,
 }
 
-/// The number that `text` says, if the format allows it.
-fn one_of<N: std::str::FromStr + std::fmt::Display + PartialEq + Copy>(text: &str, of: &[N]) -> Result<N, String> {
-    let words = || of.iter().map(N::to_string).collect::<Vec<_>>().join(", ");
-    text.parse().ok().filter(|n| of.contains(n)).ok_or_else(|| format!("found '{text}', expected one of {}", words()))
-}
-
 /// Names that are shown for one reason; --json has all.
 const MOST_NAMES: usize = 4;
 
 fn parse_bits(text: &str) -> Result<u8, String> {
-    one_of(text, affine::ENTRY.planes.map_or(&[], |p| p.bits))
+    one_of(text, affine::ENTRY.planes.iter().flat_map(|p| p.bits).map(|n| (n, *n)))
 }
 
 fn parse_group(text: &str) -> Result<usize, String> {
-    one_of(text, affine::ENTRY.planes.map_or(&[], |p| p.groups))
+    one_of(text, affine::ENTRY.planes.iter().flat_map(|p| p.groups).map(|n| (n, *n)))
 }
 
 /// The source's experts that lie in one tensor for all. Of a model that this build does not run nothing is known, which is said.

@@ -106,25 +106,29 @@ pub fn parse_count(text: &str, range: RangeInclusive<usize>) -> Result<usize, St
     })
 }
 
+/// What one of these words stands for.
+pub fn one_of<W: ToString, V>(text: &str, of: impl IntoIterator<Item = (W, V)>) -> Result<V, String> {
+    let mut words = Vec::new();
+    for (word, value) in of {
+        let word = word.to_string();
+        if word == text {
+            return Ok(value);
+        }
+        words.push(word);
+    }
+    Err(format!("found '{text}', expected {}", words.join(" or ")))
+}
+
 fn parse_kv(text: &str) -> Result<String, String> {
-    let words = || CACHES.iter().map(|c| c.name).collect::<Vec<_>>().join(" or ");
-    CACHES
-        .iter()
-        .find(|c| c.name == text)
-        .map(|c| c.name.to_owned())
-        .ok_or_else(|| format!("found '{text}', expected {}", words()))
+    one_of(text, CACHES.iter().map(|c| (c.name, c.name.to_owned())))
 }
 
 fn parse_isa(text: &str) -> Result<Isa, String> {
-    let sets = Isa::available();
-    let words = || sets.iter().map(|s| s.name()).collect::<Vec<_>>().join(" or ");
-    sets.iter().find(|s| s.name() == text).copied().ok_or_else(|| format!("found '{text}', expected {}", words()))
+    one_of(text, Isa::available().iter().map(|set| (set.name(), *set)))
 }
 
 fn parse_residence(text: &str) -> Result<Residence, String> {
-    let named = |word: &str| Residence::ALL.iter().find(|(name, _)| *name == word).map(|(_, r)| *r);
-    let words = || Residence::ALL.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" or ");
-    named(text).ok_or_else(|| format!("found '{text}', expected {}", words()))
+    one_of(text, Residence::ALL.iter().copied())
 }
 
 /// What a mixture's experts did so far, for people; none where they are packed for good.

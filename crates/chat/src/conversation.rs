@@ -227,6 +227,17 @@ impl Conversation {
         self.bed = Some(bed);
     }
 
+    /// Sleeps under a name that nobody has yet, as a fork of where it slept last, and from now on there. Nothing changes if that fails.
+    pub fn fork_as(&mut self, name: &str) -> Result<Asleep> {
+        let old = self.bed.take().ok_or(Error::NoName)?;
+        self.bed = Some(Bed { name: name.to_owned(), head: None, forked_from: old.head.or(old.forked_from) });
+        let asleep = self.sleep();
+        if asleep.is_err() {
+            self.bed = Some(old);
+        }
+        asleep
+    }
+
     /// Goes to sleep under its name: what the store lacks is written, and the name points at it.
     pub fn sleep(&mut self) -> Result<Asleep> {
         let Some(bed) = &mut self.bed else { return Err(Error::NoName) };

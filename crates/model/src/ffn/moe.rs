@@ -367,35 +367,36 @@ impl Ffn for Moe {
         let routes = be.route(&logits, &self.route)?;
         drop(logits);
         let mut waiting = by_expert(&routes);
-        if let Some((enter, leave)) = &self.latent {
-            let [given] = project(be, stream.input(), [enter])?;
-            let mut sum = be.alloc(given.dims(), DType::F32, Class::Scratch)?;
-            while !waiting.is_empty() {
-                let wave = self.experts.next(be, &mut waiting)?;
-                let (rows, terms) = self.routed(be, Input::Plain(&given), &wave)?;
-                sum = be.add_weighted(sum, &rows, &terms)?;
-            }
-            return leave.add_to(be, Input::Plain(&sum), self.base(be, stream)?);
+        // In a space of their own the experts' sum begins with nothing, else with what the stream has.
+        let (mut given, mut sum) = (None, None);
+        if let Some((enter, _)) = &self.latent {
+            let [entered] = project(be, stream.input(), [enter])?;
+            sum = Some(be.alloc(entered.dims(), DType::F32, Class::Scratch)?);
+            given = Some(entered);
         }
-        let (mut stream, mut sum) = (Some(stream), None);
+        let mut stream = Some(stream);
         // A token's experts are added by number, whether they come at once or one after another.
-        while let Some(input) = &stream {
+        while let Some(seen) = &stream {
             let wave = self.experts.next(be, &mut waiting)?;
-            let (rows, terms) = self.routed(be, input.input(), &wave)?;
+            let (rows, terms) = self.routed(be, given.as_ref().map_or(seen.input(), Input::Plain), &wave)?;
             drop(wave);
             // A forecast sees one wave where a run may see more: with several rows both keep the stream beside the sum.
-            let last = waiting.is_empty() && (self.experts.come_at_once() || input.x.rows() == 1);
+            let last = waiting.is_empty() && (self.experts.come_at_once() || seen.x.rows() == 1);
             let base = match sum.take() {
                 Some(sum) => sum,
                 None if last => self.base(be, stream.take().ok_or_else(nothing)?)?,
-                None => self.base(be, input.clone())?,
+                None => self.base(be, seen.clone())?,
             };
             sum = Some(be.add_weighted(base, &rows, &terms)?);
             if waiting.is_empty() {
                 break;
             }
         }
-        sum.ok_or_else(nothing)
+        let sum = sum.ok_or_else(nothing)?;
+        match (&self.latent, stream) {
+            (Some((_, leave)), Some(stream)) => leave.add_to(be, Input::Plain(&sum), self.base(be, stream)?),
+            _ => Ok(sum),
+        }
     }
 }
 

@@ -4,8 +4,10 @@
 
 use reverie_files::ModelConfig;
 use reverie_tensor::formula::input;
+use reverie_tensor::quant::DenseMatrix;
 use reverie_tensor::{
-    Act, Backend, Decay, Formula, HeadOrder, Operand, Read, Recurrence, RecurrenceSpec, Rule, Tensor,
+    Act, Backend, DType, Decay, Formula, HeadOrder, Input, Operand, Read, Recurrence, RecurrenceSpec, Rule, Tensor,
+    Weight,
 };
 
 use super::closing::{Closing, ClosingSpec, Gate, Over};
@@ -286,7 +288,13 @@ impl MixerSpec for Spec {
             qkv: self.qkv().build(b)?,
             forget,
             strength,
-            unit: self.unit,
+            ones: match self.unit {
+                Unit::Length => None,
+                Unit::Sum => {
+                    let ones = 1f32.to_le_bytes().repeat(self.k_dim);
+                    Some(b.pack(&DenseMatrix::new(DType::F32, &ones, (1, self.k_dim))?, None)?)
+                }
+            },
             closing: closing.build(b, (heads, self.v_dim), gate)?,
             n_k_heads: self.n_k_heads,
             slot: self.qkv().slots().len(),
@@ -319,7 +327,8 @@ struct DeltaLayer {
     forget: Option<Forgetting>,
     /// From a projection, or the same for all; none for a write in full.
     strength: Option<(Option<Linear>, Formula)>,
-    unit: Unit,
+    /// `[1, Dk]`, where keys and queries have a sum of magnitudes of one.
+    ones: Option<Weight>,
     closing: Closing,
     n_k_heads: usize,
     /// The state's, after those of the convolutions.
@@ -329,10 +338,10 @@ struct DeltaLayer {
 
 impl DeltaLayer {
     /// Each head `[Dk]` of queries or keys over the sum of its magnitudes, which counts at least 1e-6.
-    fn of_sum_one(&self, be: &dyn Backend, x: Tensor) -> Result<Tensor> {
-        let shape = [x.rows(), self.n_k_heads, self.rule.k_dim];
-        let magnitudes = be.pointwise(&shape, &[Operand::Each(&x)], &input(0).abs())?;
-        let sums = be.dot(&magnitudes, &be.pointwise(&shape, &[], &1.0.into())?)?;
+    fn of_sum_one(&self, be: &dyn Backend, x: Tensor, ones: &Weight) -> Result<Tensor> {
+        let (t, heads) = (x.rows(), self.n_k_heads);
+        let magnitudes = be.pointwise(&[t * heads, self.rule.k_dim], &[Operand::Each(&x)], &input(0).abs())?;
+        let sums = be.linear(Input::Plain(&magnitudes), &[ones])?.remove(0).reshape(&[t, heads])?;
         let share = input(0) / input(1).max(1e-6);
         Ok(be.pointwise(x.dims(), &[Operand::Each(&x), Operand::Stretch(&sums)], &share)?)
     }
@@ -365,9 +374,9 @@ impl Mixer for DeltaLayer {
             (Some((_, formula)), None) => Some(be.pointwise(&[step.positions.len(), heads], &[], formula)?),
             (None, _) => None,
         };
-        if self.unit == Unit::Sum {
+        if let Some(ones) = &self.ones {
             for part in [0, 1] {
-                mixed.change(part, |x| self.of_sum_one(be, x))?;
+                mixed.change(part, |x| self.of_sum_one(be, x, ones))?;
             }
         }
         let operands = Recurrence {
