@@ -48,8 +48,9 @@ pub enum Scales {
     Exponent,
     /// Per block one byte, an 8-bit float (e4m3): the scale is half of it (NVFP4, whose levels are doubled).
     Float8,
-    /// Per 256 weights: f16 d, f16 dmin, 16 bytes; byte j serves weights 16j..: scale d·(b & 15), bias -dmin·(b >> 4).
-    /// (Q2_K.)
+    /// Per 256 weights: f16 d, f16 dmin, 16 bytes, one a block, of each four blocks in the order 0, 2, 1, 3: scale d·(b & 15),
+    /// bias -dmin·(b >> 4). (Q2_K.) Codes of at most 4 bits. Read as little-endian words, the nibbles of two blocks that lie side
+    /// by side are in one place of the word's halves: products of integers leave them integers (`reference::linear::int8`).
     Nibbles16,
     /// Per 256 weights: f16 d, 12 bytes; sixteen signed 6-bit scales in Q3_K's order, minus 32, times d. (Q3_K.)
     Six16,
@@ -194,7 +195,8 @@ fn decode_unit(kind: Scales, unit: &[u8], scales: &mut [f32], biases: &mut [f32]
         Scales::Float8 => scales[0] = 0.5 * float8(unit[0]),
         Scales::Nibbles16 => {
             let (d, dmin) = (f16(0), f16(1));
-            for (j, &b) in unit[4..20].iter().enumerate() {
+            for (i, &b) in unit[4..20].iter().enumerate() {
+                let j = in_halves(i);
                 scales[j] = d * f32::from(b & 15);
                 biases[j] = -(dmin * f32::from(b >> 4));
             }
@@ -220,6 +222,11 @@ fn decode_unit(kind: Scales, unit: &[u8], scales: &mut [f32], biases: &mut [f32]
             }
         }
     }
+}
+
+/// Which block byte `i` of `Scales::Nibbles16` serves, and which byte serves block `i`.
+pub fn in_halves(i: usize) -> usize {
+    i & !3 | [0, 2, 1, 3][i & 3]
 }
 
 /// An 8-bit float of a sign, four bits of exponent and three of mantissa (e4m3): finite but for all ones, which is NaN.

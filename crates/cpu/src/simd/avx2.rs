@@ -364,6 +364,21 @@ unsafe impl Dot for Avx2 {
         unsafe { [_mm256_sub_epi32(a[0], b[0]), _mm256_sub_epi32(a[1], b[1])] }
     }
     #[inline(always)]
+    unsafe fn halves(low: Self::I, high: Self::I) -> Self::I {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe {
+            [
+                _mm256_blend_epi16::<0xaa>(low[0], _mm256_slli_epi32::<16>(high[0])),
+                _mm256_blend_epi16::<0xaa>(low[1], _mm256_slli_epi32::<16>(high[1])),
+            ]
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_halves(a: Self::I, b: Self::I) -> Self::I {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { [_mm256_madd_epi16(a[0], b[0]), _mm256_madd_epi16(a[1], b[1])] }
+    }
+    #[inline(always)]
     unsafe fn iand(a: Self::I, b: Self::I) -> Self::I {
         // SAFETY: the set was detected; pointers are valid by contract.
         unsafe { [_mm256_and_si256(a[0], b[0]), _mm256_and_si256(a[1], b[1])] }

@@ -285,6 +285,16 @@ unsafe impl Dot for Avx512 {
         unsafe { _mm512_sub_epi32(a, b) }
     }
     #[inline(always)]
+    unsafe fn halves(low: Self::I, high: Self::I) -> Self::I {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_mask_blend_epi16(0xaaaa_aaaa, low, _mm512_slli_epi32::<16>(high)) }
+    }
+    #[inline(always)]
+    unsafe fn dot_halves(a: Self::I, b: Self::I) -> Self::I {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { _mm512_madd_epi16(a, b) }
+    }
+    #[inline(always)]
     unsafe fn iand(a: Self::I, b: Self::I) -> Self::I {
         // SAFETY: the set was detected; pointers are valid by contract.
         unsafe { _mm512_and_si512(a, b) }

@@ -67,6 +67,10 @@ pub unsafe trait Dot: Lanes {
 
     unsafe fn iadd(a: Self::I, b: Self::I) -> Self::I;
     unsafe fn isub(a: Self::I, b: Self::I) -> Self::I;
+    /// Two numbers that fit 16 bits as the halves of one: `low` and, above it, `high`.
+    unsafe fn halves(low: Self::I, high: Self::I) -> Self::I;
+    /// The sum of the products of the signed 16-bit halves.
+    unsafe fn dot_halves(a: Self::I, b: Self::I) -> Self::I;
     unsafe fn iand(a: Self::I, b: Self::I) -> Self::I;
     unsafe fn ior(a: Self::I, b: Self::I) -> Self::I;
     unsafe fn imax(a: Self::I, b: Self::I) -> Self::I;

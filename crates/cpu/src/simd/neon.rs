@@ -383,6 +383,21 @@ unsafe impl<P: Products> Dot for Neon<P> {
         unsafe { four(|i| vsubq_s32(a[i], b[i])) }
     }
     #[inline(always)]
+    unsafe fn halves(low: Self::I, high: Self::I) -> Self::I {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe { four(|i| vsliq_n_s32::<16>(low[i], high[i])) }
+    }
+    #[inline(always)]
+    unsafe fn dot_halves(a: Self::I, b: Self::I) -> Self::I {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe {
+            four(|i| {
+                let (a, b) = (vreinterpretq_s16_s32(a[i]), vreinterpretq_s16_s32(b[i]));
+                vpaddq_s32(vmull_s16(vget_low_s16(a), vget_low_s16(b)), vmull_high_s16(a, b))
+            })
+        }
+    }
+    #[inline(always)]
     unsafe fn iand(a: Self::I, b: Self::I) -> Self::I {
         // SAFETY: the set was detected; pointers are valid by contract.
         unsafe { four(|i| vandq_s32(a[i], b[i])) }

@@ -258,6 +258,14 @@ unsafe impl Dot for Portable {
         ints(|i| a[i].wrapping_sub(b[i]))
     }
     #[inline(always)]
+    unsafe fn halves(low: Self::I, high: Self::I) -> Self::I {
+        ints(|i| low[i] & 0xffff | high[i] << 16)
+    }
+    #[inline(always)]
+    unsafe fn dot_halves(a: Self::I, b: Self::I) -> Self::I {
+        ints(|i| i32::from(a[i] as i16) * i32::from(b[i] as i16) + (a[i] >> 16) * (b[i] >> 16))
+    }
+    #[inline(always)]
     unsafe fn iand(a: Self::I, b: Self::I) -> Self::I {
         ints(|i| a[i] & b[i])
     }

@@ -163,7 +163,9 @@ pub fn all_forms() -> Vec<Form> {
     for (i, bits) in [2, 3, 4, 5, 6, 8].into_iter().enumerate() {
         for (j, block) in [16, 32, 64, 128].into_iter().enumerate() {
             let d = floats[(i + j) % 3];
-            grouped(bits, Levels::Offset(0), block, Scales::FloatBias(d));
+            if block > 16 {
+                grouped(bits, Levels::Offset(0), block, Scales::FloatBias(d));
+            }
             grouped(bits, Levels::Offset(1 << (bits - 1)), block, Scales::Float(d));
         }
         for (scales, block) in [
@@ -173,7 +175,9 @@ pub fn all_forms() -> Vec<Form> {
             (Scales::Byte16, 16),
             (Scales::Exponent, 32),
         ] {
-            grouped(bits, Levels::Offset(1 << (bits - 1)), block, scales);
+            if scales != Scales::Nibbles16 || bits <= 4 {
+                grouped(bits, Levels::Offset(1 << (bits - 1)), block, scales);
+            }
         }
     }
     let doubled_e2m1 = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];

@@ -2,7 +2,7 @@
 //! Source of the layout: ggml, `ggml-common.h`, `block_q2_K`.
 
 use super::{Blocks, QuantEntry, bits, each};
-use crate::form::{Grouped, Levels, Scales};
+use crate::form::{Grouped, Levels, Scales, in_halves};
 
 /// The registry's row.
 pub const ENTRY: QuantEntry = QuantEntry {
@@ -36,6 +36,6 @@ fn codes(blocks: &[u8], out: &mut [u8]) {
 fn scales(blocks: &[u8], out: &mut [u8]) {
     each(blocks, out, |block: &[u8; BYTES], out: &mut [u8; 20]| {
         out[..4].copy_from_slice(&block[80..]);
-        out[4..].copy_from_slice(&block[..16]);
+        out[4..].iter_mut().enumerate().for_each(|(i, o)| *o = block[in_halves(i)]);
     });
 }

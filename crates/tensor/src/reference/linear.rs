@@ -2,8 +2,9 @@
 
 use super::{elementwise, norm, scratch};
 use crate::backend::{ACT_BLOCK, Backend, Input, Numerics, Weight};
+use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::form::{Form, WeightSource};
+use crate::form::{Form, Grouped, Scales, WeightSource, in_halves};
 use crate::tensor::Tensor;
 
 /// The input of a product as a plain `[T, K]` tensor.
@@ -82,7 +83,9 @@ pub fn block_scale(block: &[f32]) -> (f32, f32) {
 
 /// The int8 product: per block exact integer sums, then one chain of f32 additions along K:
 /// `acc ← Σ level·q · (w_scale·x_scale) + acc`, then `acc ← w_bias · (x_scale·Σq) + acc` where the format has a bias.
-/// A block is 32 weights, or 16 where the format's scales serve 16.
+/// A block is 32 weights, or 16 where the format's scales serve 16. Where those are nibbles of one d and dmin, 32 weights make one
+/// step, and its integers are whole: `acc ← x_scale · (d·Σ scale·(Σ level·q) - dmin·Σ minimum·(Σq)) + acc`, each Σ outside over the
+/// two halves, the difference by one fused multiply-add.
 pub fn int8(x: &[f32], t: usize, source: &dyn WeightSource) -> Result<Vec<f32>> {
     let Form::Grouped(g) = source.form() else {
         return Err(Error::value("int8 product", "a dense weight", "grouped integers"));
@@ -96,6 +99,11 @@ pub fn int8(x: &[f32], t: usize, source: &dyn WeightSource) -> Result<Vec<f32>> 
     for r in 0..n {
         source.row_codes(r, &mut codes);
         source.row_scales(r, &mut bytes);
+        if g.scales == Scales::Nibbles16 {
+            let rows = quantised.iter().map(|(q, x_scales)| nibbles(&g, (&codes, &bytes), (q, x_scales)));
+            rows.enumerate().for_each(|(c, v)| y[c * n + r] = v);
+            continue;
+        }
         g.decode_scales(&bytes, &mut scales, &mut biases);
         for (c, (q, x_scales)) in quantised.iter().enumerate() {
             let mut acc = 0.0f32;
@@ -114,4 +122,25 @@ pub fn int8(x: &[f32], t: usize, source: &dyn WeightSource) -> Result<Vec<f32>> 
         }
     }
     Ok(y)
+}
+
+/// One output of `int8` where the scales are `Scales::Nibbles16`.
+fn nibbles(g: &Grouped, (codes, bytes): (&[u8], &[u8]), (q, x_scales): (&[i8], &[f32])) -> f32 {
+    let of_halves = g.scales.unit_weights(g.block) / g.block;
+    let mut acc = 0.0f32;
+    for (i, x_scale) in x_scales.iter().enumerate() {
+        let half = ACT_BLOCK / g.block * i;
+        let unit = &bytes[half / of_halves * g.scales.unit_bytes()..];
+        let (mut sum, mut least) = (0, 0);
+        for half in half..half + ACT_BLOCK / g.block {
+            let byte = i32::from(unit[4 + in_halves(half % of_halves)]);
+            for at in half * g.block..(half + 1) * g.block {
+                sum += (byte & 15) * g.level(codes[at]) * i32::from(q[at]);
+                least += (byte >> 4) * i32::from(q[at]);
+            }
+        }
+        let (d, dmin) = (DType::F16.read(unit, 0), DType::F16.read(unit, 1));
+        acc = x_scale.mul_add((-dmin).mul_add(least as f32, d * sum as f32), acc);
+    }
+    acc
 }

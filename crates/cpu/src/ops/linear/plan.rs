@@ -102,7 +102,7 @@ impl Plan {
     }
 
     fn int_bytes(&self) -> usize {
-        if self.int { lines(self.rows * self.k) + 7 * self.per_unit_bytes() } else { 0 }
+        if self.int { lines(self.rows * self.k) + 6 * self.per_unit_bytes() } else { 0 }
     }
 
     fn float_bytes(&self) -> usize {
@@ -140,7 +140,7 @@ impl Plan {
                 sum: at(1).cast(),
                 half_sum: at(2).cast(),
                 scaled: at(4).cast(),
-                half_scaled: at(5).cast(),
+                halves: at(5).cast(),
             }
         })
     }

@@ -130,8 +130,7 @@ unsafe fn quantise<S: Dot>(block: &[f32], to: Columns, (c, of): (usize, usize)) 
     *to.half_sum.add(c) = low;
     *to.half_sum.add(of + c) = high;
     *to.scaled.add(c) = scale * (low + high) as f32;
-    *to.half_scaled.add(c) = scale * low as f32;
-    *to.half_scaled.add(of + c) = scale * high as f32;
+    *to.halves.add(c) = low & 0xffff | high << 16;
 }
 
 /// `v · inverse` to the nearest integer, 0 for NaN: what is not finite becomes NaN where the inverse is 0.

@@ -9,10 +9,13 @@ use std::mem::MaybeUninit;
 use reverie_tensor::DType;
 
 use super::plan::tiles;
-use super::tile::{Brain, Columns, Element, FloatTile, Half, IntTile, Single, Slice, Widen};
+use super::tile::{
+    Brain, Columns, Element, FloatTile, Half, Halves, IntTile, Joined, Share, Single, Slice, Units, Widen,
+};
 use crate::isa::ReadAhead;
 use crate::ops::panel::{
-    Bytes, DecodeScales, Expand, ExpandFloat, GroupedLayout, GroupedSlice, Packed, SLICE, Table, UNIT, Width,
+    Bytes, DecodeScales, Expand, ExpandFloat, Grain, GroupedLayout, GroupedSlice, Packed, SLICE, Table, UNIT, Whole,
+    Width,
 };
 use crate::simd::{Dot, Kernel, LANES};
 
@@ -84,11 +87,17 @@ impl<'a> GroupedPanels<'a> {
     }
 
     /// This slice of panel `p`, and what decodes its scales; they stay until those of panel `p + PAIR`.
-    unsafe fn slice(&self, slice: GroupedSlice<'_>, p: usize, scratch: &mut Scratch) -> (DecodeScales, Slice) {
+    unsafe fn slice(
+        &self,
+        slice: GroupedSlice<'_>,
+        p: usize,
+        (whole, scratch): (Whole, &mut Scratch),
+    ) -> (DecodeScales, Slice) {
         let (layout, room) = (self.layout, p % PAIR);
         let (scales, biases) = (scratch.scales[room].as_mut_ptr().cast(), scratch.biases[room].as_mut_ptr().cast());
         let decode = DecodeScales {
             kind: layout.scales,
+            whole,
             bytes: slice.scales.as_ptr().add(p * self.stride),
             unit_bytes: layout.scale_unit_bytes,
             units: slice.k / layout.scale_unit,
@@ -110,8 +119,8 @@ impl<'a> GroupedPanels<'a> {
     }
 
     /// This slice of panel `p`, its scales decoded.
-    unsafe fn decode<S: Dot>(&self, slice: GroupedSlice<'_>, p: usize, scratch: &mut Scratch) -> Slice {
-        let (decode, slice) = self.slice(slice, p, scratch);
+    unsafe fn decode<S: Dot>(&self, slice: GroupedSlice<'_>, p: usize, to: (Whole, &mut Scratch)) -> Slice {
+        let (decode, slice) = self.slice(slice, p, to);
         S::enter(decode);
         slice
     }
@@ -144,7 +153,7 @@ pub(crate) unsafe fn int_panels<S: Dot>(
     (from, to): (usize, usize),
     scratch: &mut Scratch,
 ) -> *const f32 {
-    let (layout, all, halves) = (panels.layout, panels.k / UNIT, panels.layout.block < UNIT);
+    let (layout, all) = (panels.layout, panels.k / UNIT);
     if fused::<S>(to - from) {
         let acc = scratch.acc(panels.count * (to - from));
         with_width!(S, layout, few_columns((panels, x.at_column(from, all), acc), to - from, scratch));
@@ -153,10 +162,10 @@ pub(crate) unsafe fn int_panels<S: Dot>(
     let acc = scratch.zeroed_acc(panels.count * (to - from));
     for slice in panels.slices() {
         let u = slice.at / UNIT;
-        let mut slices = [panels.decode::<S>(slice, 0, scratch); PAIR];
+        let mut slices = [panels.decode::<S>(slice, 0, (Whole::Stay, scratch)); PAIR];
         for (p, own) in slices.iter_mut().enumerate().take(panels.count) {
             if p > 0 {
-                *own = panels.decode::<S>(slice, p, scratch);
+                *own = panels.decode::<S>(slice, p, (Whole::Stay, scratch));
             }
             if layout.table.is_some() || layout.bits != 8 {
                 let out = scratch.weights[p].as_mut_ptr().cast();
@@ -168,12 +177,12 @@ pub(crate) unsafe fn int_panels<S: Dot>(
         for (first, width) in tiles(from, to, S::COLUMNS) {
             let x = x.at_column(first, all).at_unit(u, width);
             let acc = [0, to - from].map(|panel| acc.wrapping_add((panel + first - from) * LANES));
-            let args = (&slices[..panels.count], x, acc);
+            let (args, grain) = ((&slices[..panels.count], x, acc), layout.grain);
             match if S::NARROW { layout.run } else { 1 } {
-                8 if S::NARROW => columns::<S, Bytes<8>>(args, width, halves),
-                4 if S::NARROW => columns::<S, Bytes<4>>(args, width, halves),
-                2 if S::NARROW => columns::<S, Bytes<2>>(args, width, halves),
-                _ => columns::<S, Bytes<1>>(args, width, halves),
+                8 if S::NARROW => columns::<S, Bytes<8>>(args, width, grain),
+                4 if S::NARROW => columns::<S, Bytes<4>>(args, width, grain),
+                2 if S::NARROW => columns::<S, Bytes<2>>(args, width, grain),
+                _ => columns::<S, Bytes<1>>(args, width, grain),
             }
         }
     }
@@ -199,32 +208,48 @@ unsafe fn expand<S: Dot, W: Width>(s: Slice, out: *mut u8) {
     S::enter(Expand::<W> { codes: s.codes, table: s.table, out, units: s.units, ahead: s.ahead, width: PhantomData });
 }
 
+/// `$body` with the type `$G` for the grain.
+macro_rules! with_grain {
+    ($grain:expr, $G:ident, $body:expr) => {
+        match $grain {
+            Grain::Units => {
+                type $G = Units;
+                $body
+            }
+            Grain::Halves => {
+                type $G = Halves;
+                $body
+            }
+            Grain::Joined => {
+                type $G = Joined;
+                $body
+            }
+        }
+    };
+}
+
 unsafe fn int_tile<S: Dot, W: Width, const P: usize, const C: usize>(
     slices: [Slice; P],
     x: Columns,
     acc: [*mut f32; P],
-    halves: bool,
+    grain: Grain,
 ) {
-    if halves {
-        S::enter(IntTile::<W, P, C, true> { slices, x, acc, width: PhantomData });
-    } else {
-        S::enter(IntTile::<W, P, C, false> { slices, x, acc, width: PhantomData });
-    }
+    with_grain!(grain, G, S::enter(IntTile::<W, G, P, C> { slices, x, acc, codes: PhantomData }));
 }
 
 /// Panels of grouped integers times `C` columns, their codes taken apart in registers. Panels and their slices follow one another
 /// in one call, so that none waits for the memory of the one before.
-struct FewColumns<'a, W, const C: usize, const HALVES: bool> {
+struct FewColumns<'a, W, G, const C: usize> {
     panels: GroupedPanels<'a>,
     /// All of the input.
     x: Columns,
     /// `[panels][C][16]`.
     acc: *mut f32,
     scratch: &'a mut Scratch,
-    width: PhantomData<W>,
+    codes: PhantomData<(W, G)>,
 }
 
-impl<W: Width, const C: usize, const HALVES: bool> Kernel for FewColumns<'_, W, C, HALVES> {
+impl<W: Width, G: Share, const C: usize> Kernel for FewColumns<'_, W, G, C> {
     #[inline(always)]
     unsafe fn run<S: Dot>(self) {
         for p in 0..self.panels.count {
@@ -234,9 +259,9 @@ impl<W: Width, const C: usize, const HALVES: bool> Kernel for FewColumns<'_, W, 
             }
             for slice in self.panels.slices() {
                 let x = self.x.at_unit(slice.at / UNIT, C);
-                let (decode, slice) = self.panels.slice(slice, p, self.scratch);
+                let (decode, slice) = self.panels.slice(slice, p, (Whole::Stay, self.scratch));
                 decode.run::<S>();
-                IntTile::<W, 1, C, HALVES> { slices: [slice], x, acc, width: PhantomData }.run::<S>();
+                IntTile::<W, G, 1, C> { slices: [slice], x, acc, codes: PhantomData }.run::<S>();
             }
         }
     }
@@ -250,28 +275,30 @@ unsafe fn few_columns<S: Dot, W: Width>(
     if !S::FUSED {
         return;
     }
-    match (columns, panels.layout.block < UNIT) {
-        (1, true) => S::enter(FewColumns::<W, 1, true> { panels, x, acc, scratch, width: PhantomData }),
-        (1, false) => S::enter(FewColumns::<W, 1, false> { panels, x, acc, scratch, width: PhantomData }),
-        (_, true) => S::enter(FewColumns::<W, 4, true> { panels, x, acc, scratch, width: PhantomData }),
-        (_, false) => S::enter(FewColumns::<W, 4, false> { panels, x, acc, scratch, width: PhantomData }),
-    }
+    with_grain!(
+        panels.layout.grain,
+        G,
+        match columns {
+            1 => S::enter(FewColumns::<W, G, 1> { panels, x, acc, scratch, codes: PhantomData }),
+            _ => S::enter(FewColumns::<W, G, 4> { panels, x, acc, scratch, codes: PhantomData }),
+        }
+    );
 }
 
 unsafe fn columns<S: Dot, W: Width>(
     (slices, x, acc): (&[Slice], Columns, [*mut f32; PAIR]),
     width: usize,
-    halves: bool,
+    grain: Grain,
 ) {
     match (slices, width) {
-        (&[a, b], 4) if S::PAIRS => int_tile::<S, W, 2, 4>([a, b], x, acc, halves),
+        (&[a, b], 4) if S::PAIRS => int_tile::<S, W, 2, 4>([a, b], x, acc, grain),
         _ => {
             for (&slice, acc) in slices.iter().zip(acc) {
                 match width {
-                    8 if S::COLUMNS >= 8 => int_tile::<S, W, 1, 8>([slice], x, [acc], halves),
-                    4 => int_tile::<S, W, 1, 4>([slice], x, [acc], halves),
-                    2 => int_tile::<S, W, 1, 2>([slice], x, [acc], halves),
-                    _ => int_tile::<S, W, 1, 1>([slice], x, [acc], halves),
+                    8 if S::COLUMNS >= 8 => int_tile::<S, W, 1, 8>([slice], x, [acc], grain),
+                    4 => int_tile::<S, W, 1, 4>([slice], x, [acc], grain),
+                    2 => int_tile::<S, W, 1, 2>([slice], x, [acc], grain),
+                    _ => int_tile::<S, W, 1, 1>([slice], x, [acc], grain),
                 }
             }
         }
@@ -293,7 +320,7 @@ pub(crate) unsafe fn exact_panel<S: Dot>(
     let out: *mut f32 = scratch.weights[0].as_mut_ptr().cast();
     for slice in panel.slices() {
         let at = slice.at;
-        let slice = panel.decode::<S>(slice, 0, scratch);
+        let slice = panel.decode::<S>(slice, 0, (Whole::Convert, scratch));
         for part in (0..slice.units).step_by(FLOAT_SLICE / UNIT) {
             let steps = (slice.units - part).min(FLOAT_SLICE / UNIT) * UNIT;
             with_width!(S, panel.layout, expand_float(slice, (part, steps), block, out));

@@ -7,7 +7,7 @@
 use std::marker::PhantomData;
 
 use crate::isa::{Caches, LINE_BYTES, ReadAhead};
-use crate::ops::panel::{UNIT, Width, each_quad, fetch_ahead};
+use crate::ops::panel::{UNIT, Width, each_quad, fetch_ahead, whole_scales};
 use crate::simd::{Dot, Kernel, LANES, Lanes};
 
 /// Int8 columns as a tile reads them: per unit of 32 k, one column beside the other.
@@ -23,8 +23,8 @@ pub(crate) struct Columns {
     pub(crate) half_sum: *mut i32,
     /// scale · Σq: `[units][C]`.
     pub(crate) scaled: *mut f32,
-    /// scale · Σq of the halves: `[units][2][C]`.
-    pub(crate) half_scaled: *mut f32,
+    /// Σq of both halves, 16 bits each: `[units][C]`.
+    pub(crate) halves: *mut i32,
 }
 
 impl Columns {
@@ -36,7 +36,7 @@ impl Columns {
             sum: self.sum.wrapping_add(u * c),
             half_sum: self.half_sum.wrapping_add(2 * u * c),
             scaled: self.scaled.wrapping_add(u * c),
-            half_scaled: self.half_scaled.wrapping_add(2 * u * c),
+            halves: self.halves.wrapping_add(u * c),
         }
     }
 
@@ -54,7 +54,7 @@ pub(crate) struct Slice {
     pub(crate) table: *const u8,
     /// Code byte minus this is the level.
     pub(crate) zero: i32,
-    /// `[blocks][16]`.
+    /// `[blocks][16]`; where halves are joined as `whole_scales` says.
     pub(crate) scales: *const f32,
     /// As `scales`, or null.
     pub(crate) biases: *const f32,
@@ -65,17 +65,45 @@ pub(crate) struct Slice {
     pub(crate) ahead: Option<ReadAhead>,
 }
 
-/// `P` panels times `C` int8 columns over a slice of K. `HALVES`: a scale serves 16 k and not a multiple of 32.
-pub(crate) struct IntTile<W, const P: usize, const C: usize, const HALVES: bool> {
+/// `Grain`, where kernels are compiled for each.
+pub(crate) trait Share {
+    /// A scale serves 16 k and not a multiple of 32.
+    const HALVES: bool;
+    /// The integers of both halves become one number.
+    const JOINED: bool;
+}
+
+/// `Grain::Units`.
+pub(crate) struct Units;
+/// `Grain::Halves`.
+pub(crate) struct Halves;
+/// `Grain::Joined`.
+pub(crate) struct Joined;
+
+impl Share for Units {
+    const HALVES: bool = false;
+    const JOINED: bool = false;
+}
+impl Share for Halves {
+    const HALVES: bool = true;
+    const JOINED: bool = false;
+}
+impl Share for Joined {
+    const HALVES: bool = true;
+    const JOINED: bool = true;
+}
+
+/// `P` panels times `C` int8 columns over a slice of K.
+pub(crate) struct IntTile<W, G, const P: usize, const C: usize> {
     /// The same slice of each panel.
     pub(crate) slices: [Slice; P],
     pub(crate) x: Columns,
     /// The chains, `[C][16]` of each panel: read, continued, written.
     pub(crate) acc: [*mut f32; P],
-    pub(crate) width: PhantomData<W>,
+    pub(crate) codes: PhantomData<(W, G)>,
 }
 
-impl<W: Width, const P: usize, const C: usize, const HALVES: bool> IntTile<W, P, C, HALVES> {
+impl<W: Width, G: Share, const P: usize, const C: usize> IntTile<W, G, P, C> {
     /// What the sums of a block start from: the zero of the codes, taken out for all its activations at once.
     #[inline(always)]
     unsafe fn start<S: Dot>(sums: *const i32, lift: i32) -> [S::I; C] {
@@ -88,24 +116,40 @@ impl<W: Width, const P: usize, const C: usize, const HALVES: bool> IntTile<W, P,
 
     /// Continues the chains of all panels by one block.
     #[inline(always)]
-    unsafe fn chain<S: Dot>(
-        &self,
-        f: &mut [[S::F; C]; P],
-        sums: &[[S::I; C]; P],
-        block: usize,
-        x: (*const f32, *const f32),
-    ) {
+    unsafe fn chain<S: Dot>(&self, f: &mut [[S::F; C]; P], sums: &[[S::I; C]; P], block: usize, x: Columns) {
         for p in 0..P {
             let slice = &self.slices[p];
             let scale = S::load(slice.scales.add(block * LANES));
             for c in 0..C {
-                f[p][c] = S::fma(S::to_f(sums[p][c]), S::mul(scale, S::splat(*x.0.add(c))), f[p][c]);
+                f[p][c] = S::fma(S::to_f(sums[p][c]), S::mul(scale, S::splat(*x.scale.add(c))), f[p][c]);
             }
-            if !slice.biases.is_null() {
+            if !G::HALVES && !slice.biases.is_null() {
                 let bias = S::load(slice.biases.add(block * LANES));
                 for c in 0..C {
-                    f[p][c] = S::fma(bias, S::splat(*x.1.add(c)), f[p][c]);
+                    f[p][c] = S::fma(bias, S::splat(*x.scaled.add(c)), f[p][c]);
                 }
+            }
+        }
+    }
+
+    /// Continues the chains of all panels by unit `u`, whose halves have these sums.
+    #[inline(always)]
+    unsafe fn join<S: Dot>(
+        &self,
+        f: &mut [[S::F; C]; P],
+        (low, high): (&[[S::I; C]; P], &[[S::I; C]; P]),
+        u: usize,
+        x: Columns,
+    ) {
+        let (at, of_many) = whole_scales(u);
+        for p in 0..P {
+            let Slice { scales, biases, .. } = self.slices[p];
+            let (scale, d) = (S::iload(scales.add(at * LANES).cast()), S::load(scales.add(of_many * LANES)));
+            let (least, minus) = (S::iload(biases.add(at * LANES).cast()), S::load(biases.add(of_many * LANES)));
+            for c in 0..C {
+                let sum = S::to_f(S::dot_halves(S::halves(low[p][c], high[p][c]), scale));
+                let total = S::to_f(S::dot_halves(S::isplat(*x.halves.add(c)), least));
+                f[p][c] = S::fma(S::splat(*x.scale.add(c)), S::fma(minus, total, S::mul(d, sum)), f[p][c]);
             }
         }
     }
@@ -131,8 +175,9 @@ impl<W: Width, const P: usize, const C: usize, const HALVES: bool> IntTile<W, P,
         for u in 0..s.units {
             fetch_ahead::<S>(s.codes.add(u * W::BYTES), W::BYTES, ahead);
             let x = self.x.at_unit(u, C);
-            let (sums, scaled) = if HALVES { (x.half_sum, x.half_scaled) } else { (x.sum, x.scaled) };
-            let block = if HALVES { 2 * u } else { u >> s.units_per_scale_log2 };
+            let sums = if G::HALVES { x.half_sum } else { x.sum };
+            let block = if G::HALVES { 2 * u } else { u >> s.units_per_scale_log2 };
+            let mut low = [[S::izero(); C]; P];
             let mut acc = if late { [[S::izero(); C]; P] } else { [Self::start::<S>(sums, lift); P] };
             let mut run = [[S::open(S::izero()); C]; P];
             for p in 0..P {
@@ -155,10 +200,11 @@ impl<W: Width, const P: usize, const C: usize, const HALVES: bool> IntTile<W, P,
                         }
                     }
                 }
-                let (done, half) = (AT + 1, HALVES && AT == 3);
+                let (done, half) = (AT + 1, G::HALVES && AT == 3);
                 if W::RUN > 1 && (half || done == 8 || (S::NARROW && done % W::RUN == 0)) {
-                    if late && (done == W::RUN || (HALVES && (done == 4 + W::RUN || (W::RUN >= 4 && done % 4 == 0)))) {
-                        acc = [Self::start::<S>(if HALVES && done > 4 { sums.add(C) } else { sums }, lift); P];
+                    if late && (done == W::RUN || (G::HALVES && (done == 4 + W::RUN || (W::RUN >= 4 && done % 4 == 0))))
+                    {
+                        acc = [Self::start::<S>(if G::HALVES && done > 4 { sums.add(C) } else { sums }, lift); P];
                     }
                     for p in 0..P {
                         for c in 0..C {
@@ -168,7 +214,11 @@ impl<W: Width, const P: usize, const C: usize, const HALVES: bool> IntTile<W, P,
                     }
                 }
                 if half {
-                    self.chain::<S>(&mut f, &acc, block, (x.scale, scaled));
+                    if G::JOINED {
+                        low = acc;
+                    } else {
+                        self.chain::<S>(&mut f, &acc, block, x);
+                    }
                     if !late {
                         acc = [Self::start::<S>(sums.add(C), lift); P];
                         for p in 0..P {
@@ -179,8 +229,11 @@ impl<W: Width, const P: usize, const C: usize, const HALVES: bool> IntTile<W, P,
                     }
                 }
             });
-            let (block, scaled) = if HALVES { (block + 1, scaled.add(C)) } else { (block, scaled) };
-            self.chain::<S>(&mut f, &acc, block, (x.scale, scaled));
+            if G::JOINED {
+                self.join::<S>(&mut f, (&low, &acc), u, x);
+            } else {
+                self.chain::<S>(&mut f, &acc, block + usize::from(G::HALVES), x);
+            }
         }
         for p in 0..P {
             for c in 0..C {
@@ -190,7 +243,7 @@ impl<W: Width, const P: usize, const C: usize, const HALVES: bool> IntTile<W, P,
     }
 }
 
-impl<W: Width, const P: usize, const C: usize, const HALVES: bool> Kernel for IntTile<W, P, C, HALVES> {
+impl<W: Width, G: Share, const P: usize, const C: usize> Kernel for IntTile<W, G, P, C> {
     #[inline(always)]
     unsafe fn run<S: Dot>(self) {
         let own_zero = if W::RUN == 1 { S::WIDE_ZERO } else { 0 };

@@ -2,7 +2,7 @@
 
 use reverie_tensor::{DType, Form, Grouped, Levels, Scales};
 
-use super::SLICE;
+use super::{SLICE, UNIT};
 use crate::simd::LANES;
 
 /// The layout of a matrix.
@@ -12,6 +12,17 @@ pub(crate) enum Layout {
     Dense(DType),
     /// Slices of scales and codes.
     Grouped(GroupedLayout),
+}
+
+/// What a scale serves, and how a unit's sums meet it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Grain {
+    /// One unit or more of 32.
+    Units,
+    /// Half a unit.
+    Halves,
+    /// Half a unit, and both halves' integers become one number before they leave the integers.
+    Joined,
 }
 
 /// The layout of grouped integers.
@@ -27,6 +38,8 @@ pub(crate) struct GroupedLayout {
     pub(crate) run: usize,
     /// How the scales are stored.
     pub(crate) scales: Scales,
+    /// What one serves.
+    pub(crate) grain: Grain,
     /// True if they come with biases.
     pub(crate) biased: bool,
     /// Weights along K that share a scale.
@@ -81,6 +94,11 @@ impl GroupedLayout {
             zero,
             run,
             scales: g.scales,
+            grain: match g.scales {
+                Scales::Nibbles16 => Grain::Joined,
+                _ if g.block < UNIT => Grain::Halves,
+                _ => Grain::Units,
+            },
             biased: g.scales.has_bias(),
             block: g.block,
             scale_unit: g.scales.unit_weights(g.block),

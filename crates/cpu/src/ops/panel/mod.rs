@@ -23,8 +23,8 @@ use crate::Cpu;
 use crate::simd::LANES;
 
 pub(crate) use codes::{Bytes, Expand, ExpandFloat, Packed, Table, Width, each_quad};
-pub(crate) use layout::{GroupedLayout, GroupedSlice, Layout};
-pub(crate) use scales::{DecodeScales, fetch_ahead};
+pub(crate) use layout::{Grain, GroupedLayout, GroupedSlice, Layout};
+pub(crate) use scales::{DecodeScales, Whole, fetch_ahead, whole_scales};
 
 /// Weights along K of a unit.
 pub(crate) const UNIT: usize = 32;
@@ -141,8 +141,17 @@ fn check(n: usize, k: usize, form: &Form) -> Result<()> {
     {
         return refuse("zero of integer levels", zero.to_string(), "-255 to 255");
     }
+    // Their products with activations are to fit the halves of an i32.
+    if g.scales == Scales::Nibbles16 && (g.bits > 4 || !matches!(g.levels, Levels::Offset(0..=15))) {
+        return refuse(
+            "codes under nibbles for scales",
+            format!("{} bits, {:?}", g.bits, g.levels),
+            "at most 4 bits, none below -15",
+        );
+    }
     let blocks: &[usize] = match g.scales {
-        Scales::Float(d) | Scales::FloatBias(d) if d.is_float() => &[16, 32, 64, 128],
+        Scales::Float(d) if d.is_float() => &[16, 32, 64, 128],
+        Scales::FloatBias(d) if d.is_float() => &[32, 64, 128],
         Scales::Float8 => &[16, 32, 64, 128],
         Scales::Float(d) | Scales::FloatBias(d) => return refuse("type of a scale", d.to_string(), "f32, f16 or bf16"),
         Scales::Exponent | Scales::Six8 => &[32],

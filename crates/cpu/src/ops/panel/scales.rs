@@ -3,6 +3,7 @@
 
 #![allow(unsafe_op_in_unsafe_fn)] // every unsafe function states its contract once
 
+use reverie_tensor::form::in_halves;
 use reverie_tensor::{DType, Grouped, Scales};
 
 use crate::isa::{Caches, LINE_BYTES, ReadAhead};
@@ -69,9 +70,23 @@ pub(super) fn unpack_row(g: &Grouped, slice: &[u8], r: usize, out: &mut [u8]) {
     });
 }
 
+/// Units of 32 whose nibbles share a d and a dmin.
+const NIBBLE_UNITS: usize = 8;
+
+/// Where the scales of unit `u` of a slice lie among those that `DecodeScales` leaves as integers, and where their multiplier: in
+/// vectors.
+#[inline(always)]
+pub(crate) fn whole_scales(u: usize) -> (usize, usize) {
+    let d = u / NIBBLE_UNITS * (NIBBLE_UNITS + 1) + NIBBLE_UNITS;
+    (u + u / NIBBLE_UNITS, d)
+}
+
 /// Decodes a slice's scales to f32: per block sixteen scales, and sixteen biases where the format has them.
 pub(crate) struct DecodeScales {
     pub(crate) kind: Scales,
+    /// Nibbles stay integers: per unit of 32 both halves' scales as the halves of an i32, and after eight units d; minima and
+    /// -dmin as biases.
+    pub(crate) whole: Whole,
     /// The first scale unit.
     pub(crate) bytes: *const u8,
     /// Bytes of a scale unit for sixteen rows.
@@ -86,11 +101,20 @@ pub(crate) struct DecodeScales {
     pub(crate) ahead: Option<ReadAhead>,
 }
 
+/// What becomes of scales that are integers times a multiplier of many.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whole {
+    /// They become f32, as all others.
+    Convert,
+    /// They stay integers where they are nibbles.
+    Stay,
+}
+
 /// Decodes every unit by `$body`, which makes `$blocks` scales; the kind has been looked at once, and not once a unit.
 macro_rules! each_unit {
-    ($decode:ident, $blocks:literal, |$unit:ident, $out:ident| $body:expr) => {
+    ($decode:ident, $blocks:expr, |$unit:ident, $out:ident| $body:expr) => {
         for u in 0..$decode.units {
-            let at = u * $blocks * LANES;
+            let at = u * ($blocks) * LANES;
             let $out = Out { scales: $decode.scales.wrapping_add(at), biases: $decode.biases.wrapping_add(at) };
             let $unit = $decode.bytes.add(u * $decode.unit_bytes);
             $body
@@ -139,6 +163,9 @@ impl Kernel for DecodeScales {
             }
             Scales::Float8 => {
                 each_unit!(self, 1, |unit, out| out.scale::<S>(0, half_float8::<S>(S::iload_u8(unit))))
+            }
+            Scales::Nibbles16 if self.whole == Whole::Stay => {
+                each_unit!(self, NIBBLE_UNITS + 1, |unit, out| whole_nibbles::<S>(unit, out))
             }
             Scales::Nibbles16 => each_unit!(self, 16, |unit, out| nibbles16::<S>(unit, out)),
             Scales::Six16 => each_unit!(self, 16, |unit, out| six16::<S>(unit, out)),
@@ -242,11 +269,24 @@ unsafe fn nibbles16<S: Dot>(unit: *const u8, out: Out) {
     for i in 0..4 {
         let w = word::<S>(unit, 4, i);
         for j in 0..4 {
-            let at = 8 * j as i32;
-            out.scale::<S>(4 * i + j, S::mul(d, S::to_f(field::<S>(w, at, 4))));
-            out.bias::<S>(4 * i + j, S::mul(minus, S::to_f(field::<S>(w, at + 4, 4))));
+            let (at, block) = (8 * j as i32, in_halves(4 * i + j));
+            out.scale::<S>(block, S::mul(d, S::to_f(field::<S>(w, at, 4))));
+            out.bias::<S>(block, S::mul(minus, S::to_f(field::<S>(w, at + 4, 4))));
         }
     }
+}
+
+#[inline(always)]
+unsafe fn whole_nibbles<S: Dot>(unit: *const u8, out: Out) {
+    let (d, minus) = two_heads::<S>(unit);
+    let mask = S::isplat(0x000f_000f);
+    for u in 0..NIBBLE_UNITS {
+        let (w, at) = (word::<S>(unit, 4, u / 2), 8 * (u % 2) as i32);
+        S::istore(out.scales.add(u * LANES).cast(), S::iand(S::ishr(w, at), mask));
+        S::istore(out.biases.add(u * LANES).cast(), S::iand(S::ishr(w, at + 4), mask));
+    }
+    out.scale::<S>(NIBBLE_UNITS, d);
+    out.bias::<S>(NIBBLE_UNITS, minus);
 }
 
 #[inline(always)]
