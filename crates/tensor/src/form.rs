@@ -49,7 +49,7 @@ pub enum Scales {
     /// Per block one byte, an 8-bit float (e4m3): the scale is half of it (NVFP4, whose levels are doubled).
     Float8,
     /// Per 256 weights: f16 d, f16 dmin, 16 bytes, one a block, of each four blocks in the order 0, 2, 1, 3: scale d·(b & 15),
-    /// bias -dmin·(b >> 4). (Q2_K.) Codes of at most 4 bits. Read as little-endian words, the nibbles of two blocks that lie side
+    /// bias -dmin·(b >> 4). (Q2_K.) Codes of 2 bits. Read as little-endian words, the nibbles of two blocks that lie side
     /// by side are in one place of the word's halves: products of integers leave them integers (`reference::linear::int8`).
     Nibbles16,
     /// Per 256 weights: f16 d, 12 bytes; sixteen signed 6-bit scales in Q3_K's order, minus 32, times d. (Q3_K.)

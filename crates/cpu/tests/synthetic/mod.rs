@@ -175,7 +175,7 @@ pub fn all_forms() -> Vec<Form> {
             (Scales::Byte16, 16),
             (Scales::Exponent, 32),
         ] {
-            if scales != Scales::Nibbles16 || bits <= 4 {
+            if scales != Scales::Nibbles16 || bits == 2 {
                 grouped(bits, Levels::Offset(1 << (bits - 1)), block, scales);
             }
         }

@@ -208,9 +208,9 @@ unsafe fn expand<S: Dot, W: Width>(s: Slice, out: *mut u8) {
     S::enter(Expand::<W> { codes: s.codes, table: s.table, out, units: s.units, ahead: s.ahead, width: PhantomData });
 }
 
-/// `$body` with the type `$G` for the grain.
+/// `$body` with the type `$G` for the grain of codes of width `$W`.
 macro_rules! with_grain {
-    ($grain:expr, $G:ident, $body:expr) => {
+    ($W:ident, $grain:expr, $G:ident, $body:expr) => {
         match $grain {
             Grain::Units => {
                 type $G = Units;
@@ -221,8 +221,12 @@ macro_rules! with_grain {
                 $body
             }
             Grain::Joined => {
-                type $G = Joined;
-                $body
+                if const { $W::JOINS } {
+                    type $G = Joined;
+                    $body
+                } else {
+                    unreachable!("`pack` takes nibbles for scales with codes of 2 bits only")
+                }
             }
         }
     };
@@ -234,7 +238,7 @@ unsafe fn int_tile<S: Dot, W: Width, const P: usize, const C: usize>(
     acc: [*mut f32; P],
     grain: Grain,
 ) {
-    with_grain!(grain, G, S::enter(IntTile::<W, G, P, C> { slices, x, acc, codes: PhantomData }));
+    with_grain!(W, grain, G, S::enter(IntTile::<W, G, P, C> { slices, x, acc, codes: PhantomData }));
 }
 
 /// Panels of grouped integers times `C` columns, their codes taken apart in registers. Panels and their slices follow one another
@@ -276,6 +280,7 @@ unsafe fn few_columns<S: Dot, W: Width>(
         return;
     }
     with_grain!(
+        W,
         panels.layout.grain,
         G,
         match columns {

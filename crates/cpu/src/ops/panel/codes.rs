@@ -22,6 +22,8 @@ pub(crate) trait Width {
     const BYTES: usize;
     /// Quads that a narrow run may hold; 1: the codes are too wide for any.
     const RUN: usize;
+    /// True if their scales may be nibbles: no others are compiled to join halves.
+    const JOINS: bool;
 
     /// Quad `Q` of the unit at `unit`, one code a byte; `table` has sixteen bytes and is read by `Table` only.
     ///
@@ -47,6 +49,7 @@ impl<const BITS: usize> Width for Packed<BITS> {
         6 => 2,
         _ => 1,
     };
+    const JOINS: bool = BITS == 2;
 
     #[inline(always)]
     unsafe fn quad<S: Dot, const Q: usize>(unit: *const u8, _table: *const u8) -> S::B {
@@ -64,6 +67,7 @@ impl<const BITS: usize> Width for Packed<BITS> {
 impl<const RUN: usize> Width for Table<RUN> {
     const BYTES: usize = 4 * PLANE;
     const RUN: usize = RUN;
+    const JOINS: bool = false;
 
     #[inline(always)]
     unsafe fn quad<S: Dot, const Q: usize>(unit: *const u8, table: *const u8) -> S::B {
@@ -74,6 +78,7 @@ impl<const RUN: usize> Width for Table<RUN> {
 impl<const RUN: usize> Width for Bytes<RUN> {
     const BYTES: usize = 8 * PLANE;
     const RUN: usize = RUN;
+    const JOINS: bool = matches!(RUN, 1 | 8);
 
     #[inline(always)]
     unsafe fn quad<S: Dot, const Q: usize>(unit: *const u8, _table: *const u8) -> S::B {

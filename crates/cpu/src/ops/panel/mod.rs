@@ -141,12 +141,12 @@ fn check(n: usize, k: usize, form: &Form) -> Result<()> {
     {
         return refuse("zero of integer levels", zero.to_string(), "-255 to 255");
     }
-    // Their products with activations are to fit the halves of an i32.
-    if g.scales == Scales::Nibbles16 && (g.bits > 4 || !matches!(g.levels, Levels::Offset(0..=15))) {
+    // Their sums are to fit the halves of an i32.
+    if g.scales == Scales::Nibbles16 && (g.bits != 2 || !matches!(g.levels, Levels::Offset(0..=3))) {
         return refuse(
             "codes under nibbles for scales",
             format!("{} bits, {:?}", g.bits, g.levels),
-            "at most 4 bits, none below -15",
+            "2 bits and a zero of 0 to 3",
         );
     }
     let blocks: &[usize] = match g.scales {
