@@ -5,7 +5,6 @@
 mod tile;
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use half::{bf16, f16};
 use reverie_tensor::backend::{PAGE_TOKENS, SPAN_PAGES};
@@ -24,6 +23,10 @@ const SPAN_TOKENS: usize = SPAN_PAGES * PAGE_TOKENS;
 /// Pairs (position, query head) of one block at most, where one position has fewer heads per key head than this. Their
 /// running values and queries stay in the second-level cache beside a page.
 const BLOCK_PAIRS: usize = 64;
+
+/// Bytes of pages that are in a cache when the next token comes, with those of all other layers: past so many they are read past
+/// the caches, as weights are.
+const PAGES_THAT_STAY: usize = 1 << 20;
 
 /// How a call is cut, from its sizes alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,9 +134,10 @@ pub(crate) fn run(cpu: &Cpu, q: &Tensor, segments: &[KvSegment<'_>], spec: &Atte
     }
     let sinks = spec.sinks.as_ref().map(|s| host::f32s_of("attend sinks", s, h)).transpose()?;
     let whole = split::covers("attend", segments.iter().map(|s| s.rows.clone()), t)?;
-    let mut keys = 0;
+    let (mut keys, mut pages) = (0, 0);
     for segment in segments {
         for page in &segment.pages[segment.reached("attend", spec.reach)?] {
+            pages += 1;
             kv::check_page("attend", page, &spec.kv)?;
             page.host_bytes().ok_or_else(|| host::elsewhere("attend"))?;
         }
@@ -153,9 +157,9 @@ pub(crate) fn run(cpu: &Cpu, q: &Tensor, segments: &[KvSegment<'_>], spec: &Atte
     let cut = Cut::new(cpu.threads(), t, keys, spec);
     let mut buffer = cpu.memory.take(cut.workspace * size_of::<f32>(), Class::Scratch)?;
     let work = split::Parts::new(buffer.cast_mut::<f32>().ok_or_else(|| host::elsewhere("attend"))?);
-    // A page that one token sees is read once a token; later rows would read it again.
-    let caches = cpu.read_ahead.map_or(Caches::Fill, |a| a.caches);
-    let caches = if segments.iter().all(|s| s.rows.len() <= 1) { caches } else { Caches::Fill };
+    // A page that one token sees is read once a token, and is gone by the next unless they are few; later rows read it again.
+    let once = pages * spec.kv.page_bytes() > PAGES_THAT_STAY && segments.iter().all(|s| s.rows.len() <= 1);
+    let caches = cpu.read_ahead.filter(|_| once).map_or(Caches::Fill, |a| a.caches);
     let (out, call) = (split::Parts::new(out), Call { spec, cut, q: values, sinks, caches });
     let blocks = blocks(segments, g, cut.block_rows);
     if cut.by_span {
@@ -189,13 +193,13 @@ fn by_block(
     blocks: &[Block<'_>],
     (work, out): (&split::Parts<'_, f32>, &split::Parts<'_, f32>),
 ) {
-    let (cut, next) = (call.cut, AtomicUsize::new(0));
-    let piece = cut.body / cpu.threads();
-    cpu.pool.run(cpu.threads().min(blocks.len()), &|slot| {
+    let (cut, lanes) = (call.cut, cpu.threads().min(blocks.len()));
+    let (piece, stretches) = (cut.body / cpu.threads(), split::Stretches::new(blocks.len(), lanes));
+    cpu.pool.run(lanes, &|slot| {
         // SAFETY: one piece a task.
         let state = unsafe { work.part(slot * piece..(slot + 1) * piece) }.as_mut_ptr();
         let turned = turned(cut, work, slot);
-        while let Some(block) = blocks.get(next.fetch_add(1, Ordering::Relaxed)) {
+        for block in std::iter::from_fn(|| stretches.take(slot)).flatten().map(|i| &blocks[i]) {
             let size = block.rows.len() * cut.per_head * cut.state;
             for (nth, span) in block.spans(call.spec.reach).enumerate() {
                 // SAFETY: the piece holds two sets of running softmaxes, one if there is only one chain.
@@ -229,10 +233,12 @@ fn by_span(
             at += size;
         }
     }
-    let next = AtomicUsize::new(0);
-    cpu.pool.run(cpu.threads().min(tasks.len()), &|lane| {
+    let lanes = cpu.threads().min(tasks.len());
+    let stretches = split::Stretches::new(tasks.len(), lanes);
+    cpu.pool.run(lanes, &|lane| {
         let turned = turned(cut, work, lane);
-        while let Some((b, span, place)) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
+        for i in std::iter::from_fn(|| stretches.take(lane)).flatten() {
+            let (b, span, place) = &tasks[i];
             let block = &blocks[*b];
             // SAFETY: one place a task.
             let state = unsafe { work.part(place.clone()) }.as_mut_ptr();

@@ -118,6 +118,9 @@ struct Piece<'a> {
     page: split::Parts<'a, u8>,
 }
 
+/// What an element of a key costs beside its value: a cache line of its own, whatever the number of tokens.
+const KEY_LINE: usize = 32;
+
 /// See `Backend::kv_write`.
 pub(crate) fn write(cpu: &Cpu, k: &Tensor, v: &Tensor, targets: &mut [KvTarget<'_>], spec: &KvSpec) -> Result<()> {
     check("kv_write", spec)?;
@@ -146,8 +149,8 @@ pub(crate) fn write(cpu: &Cpu, k: &Tensor, v: &Tensor, targets: &mut [KvTarget<'
         }
     }
     let tokens = pieces.iter().map(|p| p.n).max().unwrap_or(0);
-    let weight = tokens * (spec.k_dim + spec.v_dim);
-    split::ranges(cpu, pieces.len() * spec.n_heads, weight, &|parts| {
+    let weight = tokens * (spec.k_dim + spec.v_dim) + KEY_LINE * spec.k_dim;
+    split::lanes(cpu, pieces.len() * spec.n_heads, weight, &|parts| {
         for part in parts {
             let (piece, head) = (&pieces[part / spec.n_heads], part % spec.n_heads);
             let bytes = spec.head_elements() * spec.dtype.size();

@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use reverie_tensor::{Error, Result};
 
@@ -23,6 +24,13 @@ pub(crate) fn ranges(cpu: &Cpu, items: usize, weight: usize, body: &(dyn Fn(Rang
     // A few ranges per thread, so that a thread that was held up does not hold up the rest.
     let tasks = items.min(4 * cpu.threads()).min(work.div_ceil(WORTH_WAKING / 4));
     cpu.pool.run(tasks, &|i| body(i * items / tasks..(i + 1) * items / tasks));
+}
+
+/// As `ranges`, a range a thread, the first the calling thread's: the same items go to the same thread at every call, so that what it
+/// wrote is in its caches.
+pub(crate) fn lanes(cpu: &Cpu, items: usize, weight: usize, body: &(dyn Fn(Range<usize>) + Sync)) {
+    let lanes = if items.saturating_mul(weight) < WORTH_WAKING { 1 } else { cpu.threads().min(items) };
+    cpu.pool.run(lanes, &|i| body(i * items / lanes..(i + 1) * items / lanes));
 }
 
 /// A mutable slice that tasks share, each writing only to parts that no other task touches.
@@ -67,4 +75,73 @@ pub(crate) fn covers(op: &'static str, segments: impl Iterator<Item = Range<usiz
         end = r.end;
     }
     Ok(ranges.iter().map(Range::len).sum::<usize>() == rows)
+}
+
+/// Numbers that lanes take, each once: first those of a stretch of their own, in runs that grow shorter towards its end, so that
+/// a lane reads memory in long runs and seldom meets another; then, one by one, what others have left.
+pub(crate) struct Stretches {
+    count: usize,
+    /// How many of each lane's stretch are taken, and more.
+    taken: Vec<Taken>,
+}
+
+/// A counter with a cache line of its own.
+#[repr(align(64))]
+struct Taken(AtomicUsize);
+
+impl Stretches {
+    pub(crate) fn new(count: usize, lanes: usize) -> Stretches {
+        Stretches { count, taken: (0..lanes).map(|_| Taken(AtomicUsize::new(0))).collect() }
+    }
+
+    /// The numbers of a lane's stretch.
+    fn of(&self, lane: usize) -> Range<usize> {
+        let edge = |lane| lane * self.count / self.taken.len();
+        edge(lane)..edge(lane + 1)
+    }
+
+    /// The next numbers for this lane.
+    pub(crate) fn take(&self, lane: usize) -> Option<Range<usize>> {
+        let lanes = self.taken.len();
+        (lane..lane + lanes).map(|l| l % lanes).find_map(|l| {
+            let (own, taken) = (self.of(l), &self.taken[l].0);
+            let left = own.len().saturating_sub(taken.load(Ordering::Relaxed));
+            let run = if l == lane { left.div_ceil(4) } else { left.min(1) };
+            let from = own.start + if run > 0 { taken.fetch_add(run, Ordering::Relaxed) } else { own.len() };
+            (from < own.end).then(|| from..own.end.min(from + run))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_take_every_number_once() {
+        for (count, lanes) in [(0, 2), (1, 4), (7, 3), (108, 2), (1000, 4)] {
+            let (stretches, hits) =
+                (Stretches::new(count, lanes), Vec::from_iter((0..count).map(|_| AtomicUsize::new(0))));
+            std::thread::scope(|scope| {
+                for lane in 0..lanes {
+                    let (stretches, hits) = (&stretches, &hits);
+                    scope.spawn(move || {
+                        for i in std::iter::from_fn(|| stretches.take(lane)).flatten() {
+                            hits[i].fetch_add(1, Ordering::Relaxed);
+                        }
+                    });
+                }
+            });
+            assert!(hits.iter().all(|h| h.load(Ordering::Relaxed) == 1), "{count} numbers, {lanes} lanes");
+        }
+    }
+
+    #[test]
+    fn a_lane_alone_takes_its_own_in_shrinking_runs_and_then_the_others() {
+        let stretches = Stretches::new(20, 2);
+        let runs = Vec::from_iter(std::iter::from_fn(|| stretches.take(1)));
+        let own = [10..13, 13..15, 15..17, 17..18, 18..19, 19..20];
+        assert_eq!(runs[..own.len()], own);
+        assert_eq!(runs[own.len()..], Vec::from_iter((0..10).map(|i| i..i + 1)));
+    }
 }

@@ -1,6 +1,6 @@
 //! AVX-512 (F, BW, DQ, VL): one register of sixteen lanes.
 
-use super::{Dot, Kernel, Lanes};
+use super::{Dot, Kernel, LANES, Lanes};
 use std::arch::x86_64::*;
 
 /// AVX-512 F, BW, DQ and VL.
@@ -343,6 +343,20 @@ unsafe impl Dot for Avx512 {
     unsafe fn istore_i8(p: *mut i8, v: Self::I) {
         // SAFETY: the set was detected; pointers are valid by contract.
         unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(v)) }
+    }
+    #[inline(always)]
+    unsafe fn istore_pair(p: *mut i8, a: Self::I, b: Self::I) -> (i32, i32) {
+        // SAFETY: the set was detected; pointers are valid by contract.
+        unsafe {
+            let both = _mm256_set_m128i(_mm512_cvtepi32_epi8(b), _mm512_cvtepi32_epi8(a));
+            _mm256_storeu_si256(p.cast(), both);
+            // Sums of eight bytes each, which are above zero by 128 each.
+            let above = _mm256_xor_si256(both, _mm256_set1_epi8(i8::MIN));
+            let eights = _mm256_sad_epu8(above, _mm256_setzero_si256());
+            let sums = _mm256_add_epi32(eights, _mm256_unpackhi_epi64(eights, eights));
+            let (low, high) = (_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
+            (_mm_cvtsi128_si32(low) - 128 * LANES as i32, _mm_cvtsi128_si32(high) - 128 * LANES as i32)
+        }
     }
     #[inline(always)]
     unsafe fn bits(v: Self::F) -> Self::I {

@@ -1,7 +1,7 @@
 //! What matrix products need beyond `Lanes`: sixteen rows of four bytes as one value, their products with four int8
 //! activations, and the integer steps that take packed bits apart. All sums are exact, so every set gives the same numbers.
 
-use super::Lanes;
+use super::{LANES, Lanes};
 
 /// Work that is compiled once per instruction set. `Dot::enter` runs it where the set is enabled.
 pub trait Kernel {
@@ -87,6 +87,16 @@ pub unsafe trait Dot: Lanes {
     unsafe fn iload_u8(p: *const u8) -> Self::I;
     /// Narrowed to i8; lanes must fit.
     unsafe fn istore_i8(p: *mut i8, v: Self::I);
+    /// Both narrowed to i8, one behind the other; gives the sum of each.
+    #[inline(always)]
+    unsafe fn istore_pair(p: *mut i8, a: Self::I, b: Self::I) -> (i32, i32) {
+        // SAFETY: `p` is valid for both by contract.
+        unsafe {
+            Self::istore_i8(p, a);
+            Self::istore_i8(p.add(LANES), b);
+            (Self::isum(a), Self::isum(b))
+        }
+    }
     /// The bits of the floats.
     unsafe fn bits(v: Self::F) -> Self::I;
 }

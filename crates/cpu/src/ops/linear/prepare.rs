@@ -121,10 +121,7 @@ unsafe fn quantise<S: Dot>(block: &[f32], to: Columns, (c, of): (usize, usize)) 
         (amax / 127.0, inverse)
     };
     let (a, b) = (code::<S>(a, inverse), code::<S>(b, inverse));
-    let q = to.q.add(c * UNIT);
-    S::istore_i8(q, a);
-    S::istore_i8(q.add(LANES), b);
-    let (low, high) = (S::isum(a), S::isum(b));
+    let (low, high) = S::istore_pair(to.q.add(c * UNIT), a, b);
     *to.scale.add(c) = scale;
     *to.sum.add(c) = low + high;
     *to.half_sum.add(c) = low;

@@ -132,22 +132,16 @@ impl<W: Width, G: Share, const P: usize, const C: usize> IntTile<W, G, P, C> {
         }
     }
 
-    /// Continues the chains of all panels by unit `u`, whose halves have these sums.
+    /// Continues the chains of all panels by unit `u`, whose halves have these sums, low and high.
     #[inline(always)]
-    unsafe fn join<S: Dot>(
-        &self,
-        f: &mut [[S::F; C]; P],
-        (low, high): (&[[S::I; C]; P], &[[S::I; C]; P]),
-        u: usize,
-        x: Columns,
-    ) {
+    unsafe fn join<S: Dot>(&self, f: &mut [[S::F; C]; P], sums: [&[[S::I; C]; P]; 2], u: usize, x: Columns) {
         let (at, of_many) = whole_scales(u);
         for p in 0..P {
             let Slice { scales, biases, .. } = self.slices[p];
             let (scale, d) = (S::iload(scales.add(at * LANES).cast()), S::load(scales.add(of_many * LANES)));
             let (least, minus) = (S::iload(biases.add(at * LANES).cast()), S::load(biases.add(of_many * LANES)));
             for c in 0..C {
-                let sum = S::to_f(S::dot_halves(S::halves(low[p][c], high[p][c]), scale));
+                let sum = S::to_f(S::dot_halves(S::halves(sums[0][p][c], sums[1][p][c]), scale));
                 let total = S::to_f(S::dot_halves(S::isplat(*x.halves.add(c)), least));
                 f[p][c] = S::fma(S::splat(*x.scale.add(c)), S::fma(minus, total, S::mul(d, sum)), f[p][c]);
             }
@@ -230,7 +224,7 @@ impl<W: Width, G: Share, const P: usize, const C: usize> IntTile<W, G, P, C> {
                 }
             });
             if G::JOINED {
-                self.join::<S>(&mut f, (&low, &acc), u, x);
+                self.join::<S>(&mut f, [&low, &acc], u, x);
             } else {
                 self.chain::<S>(&mut f, &acc, block + usize::from(G::HALVES), x);
             }
