@@ -38,6 +38,7 @@ mod tests {
         };
         assert_eq!(with(0.5, -1), [-0.5, 0.5, 0.5]);
         assert_eq!(with(0.5, 3), [0.5, 0.5, 1.0]);
+        assert_eq!(with(0.5, 1), [1.0, 1.0, 1.0]);
         assert_eq!(with(-1.0, 64), [4.0, 2.0, 2.0]);
     }
 }

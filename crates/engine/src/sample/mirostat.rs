@@ -53,14 +53,19 @@ mod tests {
     fn hand_computed() {
         // τ = 1, so μ = 2: of 1/2, 1/4, 1/8, 1/8 (1, 2, 3 and 3 bits) the first two stay, at 2/3 and 1/3.
         let logits = logits_of(&[0.5, 0.25001, 0.125, 0.125]);
-        let mut sampler = Sampler::new(params(1.0)).unwrap();
-        assert_eq!(mu(&sampler.state()), 2.0);
-        let drawn = sampler.sample(&logits, &[]).unwrap();
-        assert_eq!(drawn.n_candidates, 2);
-        let (p, bits) = if drawn.id == 0 { (2.0 / 3.0, 1.0) } else { (1.0 / 3.0, 2.0) };
-        assert!((drawn.p - p).abs() < 1e-4);
-        // μ ← 2 - 0.1 (bits - 1)
-        assert!((mu(&sampler.state()) - (2.0 - 0.1 * (bits - 1.0))).abs() < 1e-4);
+        let mut drawn_ids = [0, 0];
+        for seed in 0..8 {
+            let mut sampler = Sampler::new(SamplerParams { seed: Some(seed), ..params(1.0) }).unwrap();
+            assert_eq!(mu(&sampler.state()), 2.0);
+            let drawn = sampler.sample(&logits, &[]).unwrap();
+            assert_eq!(drawn.n_candidates, 2);
+            let (p, bits) = if drawn.id == 0 { (2.0 / 3.0, 1.0) } else { (1.0 / 3.0, 2.0) };
+            assert!((drawn.p - p).abs() < 1e-4);
+            // μ ← 2 - 0.1 (bits - 1)
+            assert!((mu(&sampler.state()) - (2.0 - 0.1 * (bits - 1.0))).abs() < 1e-4);
+            drawn_ids[drawn.id as usize] += 1;
+        }
+        assert!(drawn_ids.iter().all(|n| *n > 0), "{drawn_ids:?}");
     }
 
     #[test]

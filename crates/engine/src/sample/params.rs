@@ -337,7 +337,7 @@ mod tests {
             ("top-k", "7"),
             ("temperature", " 0.25 "),
             ("seed", "18446744073709551615"),
-            ("logit_bias", "5:-inf, 9:1.5"),
+            ("logit_bias", "5:-inf, 9 : 1.5"),
             ("dry_sequence_breakers", "13;4,5"),
             ("mirostat", "2"),
         ] {
@@ -368,6 +368,7 @@ mod tests {
             ("logit_bias", "5:inf"),
             ("logit_bias", "5:NaN"),
             ("logit_bias", "5:1,5:2"),
+            ("logit_bias", "5:1,6:1,5:2"),
             ("logit_bias", "-5:1"),
             ("dry_sequence_breakers", "1;;2"),
             ("dry_allowed_length", "0"),

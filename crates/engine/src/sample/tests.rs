@@ -362,6 +362,21 @@ fn a_row_of_a_known_name_replaces_it() {
 }
 
 #[test]
+fn a_row_joins_an_order_behind_its_kind_or_its_stage() {
+    let temperature = *SAMPLERS.iter().find(|row| row.name == "temperature").unwrap();
+    let joined = |order: &[&str], row: SamplerEntry| -> Vec<&str> {
+        Samplers::builtin().with_order(order).unwrap().with(row).rows().iter().map(|row| row.name).collect()
+    };
+    assert_eq!(joined(&["top_k", "mirostat"], LIFT_SEVEN), ["lift_seven", "top_k", "mirostat"]);
+    assert_eq!(joined(&["dry", "mirostat"], temperature), ["dry", "temperature", "mirostat"]);
+    assert_eq!(joined(&["dry", "top_k", "top_p"], temperature), ["dry", "top_k", "top_p", "temperature"]);
+    // A row that an order left out and that is given anew is left out no more.
+    let steps = Samplers::builtin().with_order(&["top_k"]).unwrap().with(temperature);
+    let sampler = Sampler::with_steps(SamplerParams { top_k: 5, temperature: 0.5, ..plain() }, &steps).unwrap();
+    assert_eq!(sampler.steps(), ["top_k", "temperature"]);
+}
+
+#[test]
 fn orders_are_checked() {
     let order = |names: &[&str]| Samplers::builtin().with_order(names);
     let bad = |names: &[&str]| match order(names).unwrap_err() {
@@ -371,6 +386,7 @@ fn orders_are_checked() {
     assert_eq!(bad(&["top_k", "top_p", "top_k"]), "top_k");
     assert_eq!(bad(&["top_k", "dry"]), "dry");
     assert_eq!(bad(&["mirostat", "temperature"]), "temperature");
+    assert_eq!(bad(&["top_k", "mirostat", "temperature"]), "temperature");
     let SampleError::UnknownStep { found, expected } = order(&["topk"]).unwrap_err() else { panic!() };
     assert!(found == "topk" && expected.starts_with("dry, frequency_penalty"), "{expected}");
     let short = order(&["temperature", "top_k"]).unwrap();

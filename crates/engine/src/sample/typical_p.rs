@@ -39,6 +39,13 @@ mod tests {
     }
 
     #[test]
+    fn a_probability_of_nothing_changes_nothing() {
+        let mut logits = logits_of(&[0.5, 0.25, 0.125, 0.125]);
+        logits.push(-500.0);
+        assert_eq!(ids(&ENTRY, &SamplerParams { typical_p: 0.2, ..Default::default() }, &logits), [1]);
+    }
+
+    #[test]
     fn equals_a_full_sort() {
         for seed in 0..30 {
             let logits = random_logits(seed, 300);

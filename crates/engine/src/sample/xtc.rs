@@ -42,7 +42,15 @@ mod tests {
         assert_eq!(ids(&ENTRY, &always(0.15), &logits), [0, 2, 4]);
         assert_eq!(ids(&ENTRY, &always(0.3), &logits), [0, 1, 2, 3, 4]);
         assert_eq!(ids(&ENTRY, &always(0.5), &logits), [0, 1, 2, 3, 4]);
-        assert_eq!(ids(&ENTRY, &always(0.2), &logits_of(&[0.25, 0.25, 0.25, 0.25])), [3]);
+        for threshold in [0.2, 0.25] {
+            assert_eq!(ids(&ENTRY, &always(threshold), &logits_of(&[0.25, 0.25, 0.25, 0.25])), [3]);
+        }
+    }
+
+    #[test]
+    fn above_a_half_no_two_choices_reach_the_threshold() {
+        assert!((ENTRY.is_active)(&always(0.5)) && !(ENTRY.is_active)(&always(0.51)));
+        assert_eq!(ids(&ENTRY, &always(0.5), &logits_of(&[0.5, 0.5])), [1]);
     }
 
     #[test]

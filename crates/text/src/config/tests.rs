@@ -17,6 +17,7 @@ fn special_tokens_are_text_or_objects() {
     assert_eq!(config.templates, TemplateSources::single("{{ x }}"));
     let config = TokenizerConfig::from_json_bytes(br#"{"model_max_length": 4096}"#).unwrap();
     assert_eq!(config.model_max_tokens, Some(4096));
+    assert_eq!(TokenizerConfig::from_json_bytes(br#"{"model_max_length": 1}"#).unwrap().model_max_tokens, Some(1));
     assert!(config.templates.is_empty());
 }
 
@@ -52,6 +53,7 @@ fn generation_config_is_read() {
     };
     assert_eq!(config, expected);
     assert_eq!(GenerationConfig::from_json_bytes(br#"{"eos_token_id": 2}"#).unwrap().eos_token_ids, [2]);
+    assert_eq!(GenerationConfig::from_json_bytes(br#"{"temperature": 0}"#).unwrap().temperature, Some(0.0));
     assert_eq!(GenerationConfig::from_json_bytes(b"{}").unwrap(), GenerationConfig::default());
 }
 
@@ -78,6 +80,7 @@ fn wrong_types_are_refused_by_name() {
         ("chat_template", r#"{"chat_template": [{"name": "x"}]}"#),
         ("chat_template", r#"{"chat_template": 3}"#),
         ("model_max_length", r#"{"model_max_length": "long"}"#),
+        ("model_max_length", r#"{"model_max_length": 0}"#),
         ("add_bos_token", r#"{"add_bos_token": "yes"}"#),
     ] {
         match TokenizerConfig::from_json_bytes(json.as_bytes()) {

@@ -132,6 +132,7 @@ fn contradictions_are_refused_by_key() {
         ("tokenizer.ggml.bos_token_id", alter(&|s| s.bos = Some(n_tokens))),
         ("tokenizer.ggml.eos_token_id", alter(&|s| s.eos = Some(u32::MAX))),
         ("tokenizer.ggml.add_bos_token", alter(&|s| s.bos = None)),
+        ("tokenizer.ggml.add_eos_token", alter(&|s| (s.eos, s.add_eos) = (None, Some(true)))),
         ("tokenizer.ggml.scores", alter(&|s| s.model = "llama".into())),
         (
             "not a number",
@@ -145,6 +146,20 @@ fn contradictions_are_refused_by_key() {
         let error = spec.build().unwrap_err().to_string();
         assert!(error.contains(key), "{key}: {error}");
     }
+}
+
+#[test]
+fn the_unknown_token_is_the_one_that_is_named() {
+    let spec = VocabSpec {
+        model: "llama".into(),
+        tokens: ["a", "?", "b"].map(str::to_owned).to_vec(),
+        scores: vec![0.0; 3],
+        unk: Some(1),
+        ..VocabSpec::default()
+    };
+    let tokenizer = VocabSpec { add_space_prefix: Some(false), ..spec }.build().unwrap();
+    assert_eq!(tokenizer.encode("a漢漢b", Specials::Plain).unwrap(), [0, 1, 2]);
+    assert!(tokenizer.is_special(1) && !tokenizer.is_special(0) && !tokenizer.is_special(3));
 }
 
 #[test]

@@ -134,6 +134,7 @@ mod tests {
     fn tags_are_replaced_with_their_white_space_control() {
         let source = "{%- generation -%}\n{{ x }}\n{%+ endgeneration %}";
         assert_eq!(prepare(source).unwrap(), "{%- with -%}\n{{ x }}\n{%+ endwith %}");
+        assert_eq!(prepare("{%generation%}{# {%#}{%endgeneration%}").unwrap(), "{%with%}{# {%#}{%endwith%}");
     }
 
     #[test]
@@ -146,6 +147,8 @@ mod tests {
             "{{ '\\'{% generation %}' }}",
             "{% set add_generation_prompt = generation %}",
             "{% raw %}{% generation %}{{ ' }}{% endraw %}",
+            "{% generation2 %}{% generation_x %}",
+            "{{'{% generation %}'}}",
             "{% if generation",
             "{% ",
             "{{ 'generation",
@@ -164,11 +167,13 @@ mod tests {
 
     #[test]
     fn what_only_an_attacker_writes_is_refused() {
-        assert!(prepare(&" ".repeat(MAX_BYTES + 1)).is_err());
-        assert!(prepare(&"x".repeat(MAX_LINES + 1)).is_err());
-        assert!(prepare(&"\n".repeat(MAX_LINES + 1)).is_err());
+        let long = format!("{}\n", " ".repeat(1023)).repeat(MAX_BYTES / 1024);
+        assert!(prepare(&long).is_ok() && prepare(&format!("{long} ")).is_err());
+        assert!(prepare(&"x".repeat(MAX_LINES)).is_ok() && prepare(&"x".repeat(MAX_LINES + 1)).is_err());
+        assert!(prepare(&"\n".repeat(MAX_LINES - 1)).is_ok() && prepare(&"\n".repeat(MAX_LINES)).is_err());
         let many = format!("\n{{{{ 1{} }}}}", "~1".repeat(MAX_CONCATENATIONS + 1));
         assert_eq!(prepare(&many).unwrap_err().line, 2);
+        assert!(prepare(&many.replacen("~1", "", 1)).is_ok());
         assert!(prepare(&format!("{{{{ '{}' }}}}", "~".repeat(MAX_CONCATENATIONS + 1))).is_ok());
     }
 }

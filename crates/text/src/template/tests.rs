@@ -75,6 +75,49 @@ fn arguments_reach_the_template_and_cannot_replace_the_conversation() {
     assert!(template.render(&request).unwrap_err().to_string().contains("messages"));
 }
 
+/// The field that a message brings is read by every name that templates give it.
+#[test]
+fn thoughts_are_found_under_all_their_names() {
+    for name in ["reasoning_content", "thinking", "reasoning"] {
+        let message = json!({"role": "assistant", name: "hm"});
+        let text = render("{{ messages[0].reasoning_content }} {{ messages[0].thinking }}", &[message]).unwrap();
+        assert_eq!(text, "hm hm", "{name}");
+    }
+}
+
+/// Expected values: Jinja2 3.1, and json.dumps.
+#[test]
+fn rarer_filters_and_methods_are_those_of_python() {
+    for (source, want) in [
+        ("{{ 'a\n\nb\n' | indent }}", "a\n\n    b\n"),
+        ("{{ 'a\n\nb' | indent(2, true) }}", "  a\n\n  b"),
+        ("{{ 'a\n\nb' | indent(width=1, first=false, blank=true) }}", "a\n \n b"),
+        ("{{ 'a\nb' | indent('> ', first=true) }}", "> a\n> b"),
+        ("{{ 'a\nb' | indent(-1) }}", "a\nb"),
+        ("{{ [1] | tojson(indent='--') }}", "[\n--1\n]"),
+        ("{{ [1] | tojson(indent=-1) }}", "[\n1\n]"),
+        ("{{ [1e308 * 10, -1e308 * 10] | tojson }}", "[Infinity, -Infinity]"),
+        ("{{ 9007199254740993 | int }}", "9007199254740993"),
+        ("{{ '1a'.isdecimal() }} {{ ''.isdecimal() }}", "False False"),
+        ("{{ 'one  two '.rsplit() }}", "['one', 'two']"),
+        ("{{ 'one two three'.rsplit(none, 1) }}", "['one two', 'three']"),
+        ("{{ '+5'.zfill(4) }} {{ '5'.zfill(1) }}", "+005 5"),
+    ] {
+        assert_eq!(render(source, &[]).unwrap(), want, "{source}");
+    }
+}
+
+#[test]
+fn widths_end_where_they_should() {
+    for (call, most) in [("[1] | tojson(indent=N)", 64), ("'a' | indent(N)", 256), ("'a'.ljust(N)", 4096)] {
+        let with = |n: usize| render(&format!("{{{{ {} }}}}", call.replace('N', &n.to_string())), &[]);
+        with(most).unwrap();
+        let refused = with(most + 1).unwrap_err().to_string();
+        assert!(refused.contains(&format!("at most {most}")), "{refused}");
+    }
+    assert!(render("{{ 'a' | indent(depth=3) }}", &[]).is_err(), "an argument that nobody reads");
+}
+
 #[test]
 fn errors_name_the_line() {
     match compile("one\ntwo {% if %}") {
@@ -82,6 +125,10 @@ fn errors_name_the_line() {
         other => panic!("{other:?}"),
     }
     match render("one\n\n{{ messages.nope.nope }}", &[]) {
+        Err(TextError::TemplateRender { line: Some(3), .. }) => {}
+        other => panic!("{other:?}"),
+    }
+    match render("{% macro f() %}\n\n{{ 1 + 'a' }}{% endmacro %}\n{{ f() }}", &[]) {
         Err(TextError::TemplateRender { line: Some(3), .. }) => {}
         other => panic!("{other:?}"),
     }

@@ -100,6 +100,17 @@ fn declared_ids_are_kept() {
 }
 
 #[test]
+fn parts_of_words_may_be_marked_at_their_beginning_or_end() {
+    for (mark, name, tail) in [("continuing_subword_prefix", "##", "##b"), ("end_of_word_suffix", "</w>", "b</w>")] {
+        let mut file = small();
+        let whole = if mark == "end_of_word_suffix" { "ab</w>" } else { "ab" };
+        file["model"] =
+            json!({"type": "BPE", "vocab": {"a": 0, tail: 1, whole: 2}, "merges": [["a", tail]], mark: name});
+        assert_eq!(from_json(&file).unwrap().encode("ab", Specials::Plain).unwrap(), [2], "{mark}");
+    }
+}
+
+#[test]
 fn contradictions_are_refused_with_their_part() {
     let change = |path: &str, value: Json| {
         let mut file = small();

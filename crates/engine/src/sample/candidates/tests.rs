@@ -33,6 +33,7 @@ fn probabilities_are_the_softmax_and_follow_every_cut() {
     logits[17] = f32::NEG_INFINITY;
     let mut candidates = Candidates::new(&logits, Vec::new()).unwrap();
     let expected = softmax(&logits);
+    assert_eq!(candidates.items().len(), 199);
     assert_eq!(candidates.probabilities().len(), 199);
     for c in candidates.probabilities() {
         assert!((f64::from(c.p) - expected[c.id as usize]).abs() < 1e-6);
@@ -45,6 +46,48 @@ fn probabilities_are_the_softmax_and_follow_every_cut() {
         assert!((f64::from(c.p) - expected[c.id as usize] / sum).abs() < 1e-6);
     }
     assert_eq!(candidates.max_logit(), left[0].logit);
+}
+
+#[test]
+fn a_cut_is_the_same_before_and_after_weighing_and_leaves_a_softmax() {
+    let logits = random_logits(8, 200);
+    let cuts: [fn(&mut Candidates<'_>); 6] = [
+        |c| c.keep_top(9),
+        |c| c.keep_from(c.max_logit() - 2.0),
+        |c| c.keep_mass(0.6),
+        |c| c.keep_mass_by(0.6, |c| -c.logit),
+        |c| c.retain(|c| c.id % 3 == 0),
+        |c| c.divide(2.0),
+    ];
+    for (i, cut) in cuts.into_iter().enumerate() {
+        let left = |looks: usize| {
+            let mut candidates = Candidates::new(&logits, Vec::new()).unwrap();
+            let looked: usize = (0..looks).map(|_| candidates.probabilities().len()).sum();
+            assert_eq!(looked, looks * logits.len());
+            cut(&mut candidates);
+            let left: Vec<f32> = candidates.items().iter().map(|c| c.logit).collect();
+            for (c, p) in candidates.probabilities().iter().zip(softmax(&left)) {
+                assert!((f64::from(c.p) - p).abs() < 1e-6, "cut {i}: {} for {p}", c.p);
+            }
+            left
+        };
+        assert_eq!(left(0), left(1), "cut {i}");
+    }
+}
+
+#[test]
+fn the_deviation_is_of_what_is_left() {
+    let mut candidates = Candidates::new(&[0.0, 4.0, 2.0, f32::NEG_INFINITY], Vec::new()).unwrap();
+    assert!((candidates.logit_deviation() - (8.0f64 / 3.0).sqrt()).abs() < 1e-12);
+    candidates.keep_top(2);
+    assert_eq!(candidates.logit_deviation(), 1.0);
+}
+
+#[test]
+fn what_a_division_takes_below_all_numbers_is_no_candidate() {
+    let mut candidates = Candidates::new(&[0.0, -3.0e38, -1.0], Vec::new()).unwrap();
+    candidates.divide(1.0 / 1024.0);
+    assert_eq!(candidates.items().iter().map(|c| (c.id, c.logit)).collect::<Vec<_>>(), [(0, 0.0), (2, -1024.0)]);
 }
 
 #[test]

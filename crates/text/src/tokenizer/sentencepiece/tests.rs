@@ -106,6 +106,10 @@ fn control_tokens_cannot_be_spelt_in_plain_text() {
     assert_eq!(model.encode("s[X]s", Specials::Plain), [3, 6, 3]);
     assert_eq!(model.encode("s", Specials::ParseAndFrame), [1, 3]);
     assert_eq!(model.encode("", Specials::Plain), [0_u32; 0]);
+    let ends = Ends { open: Some(1), close: Some(6) };
+    let model = SentencePiece::new(&list, WordStart::AsWritten, ends).unwrap();
+    assert_eq!(model.encode("s", Specials::ParseAndFrame), [1, 3, 6]);
+    assert_eq!(model.encode("s", Specials::Parse), [3]);
 }
 
 #[test]
