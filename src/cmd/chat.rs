@@ -379,25 +379,21 @@ fn moved(e: &ChatError) -> Option<&str> {
 
 /// Where somebody types, says why and goes on; else ends. `aside` follows the reason, unless another process is it: then what to do.
 fn refused(e: ChatError, aside: &str) -> anyhow::Result<()> {
-    let moved = moved(&e);
-    let told = moved.map(|name| {
-        format!(
-            "another process has written to '{name}' since this conversation woke or slept there: what was said here since then is not \
-             remembered. "
-        )
-    });
-    match (moved.zip(told), std::io::stdin().is_terminal()) {
-        (Some((name, told)), true) => say!(
-            "error: {told}/state and a new name lets all of it sleep under that; to go on from what the other wrote, leave and start \
-             again with --state {name}"
-        )?,
-        (Some((name, told)), false) => {
-            anyhow::bail!("{told}Start again with --state {name} to go on from what the other wrote")
-        }
-        (None, true) => say!("error: {e}{aside}")?,
-        (None, false) => return Err(e.into()),
+    let typed = std::io::stdin().is_terminal();
+    let Some(name) = moved(&e) else {
+        return if typed { Ok(say!("error: {e}{aside}")?) } else { Err(e.into()) };
+    };
+    let told = format!(
+        "another process has written to '{name}' since this conversation woke or slept there: what was said here since then is not \
+         remembered. "
+    );
+    if !typed {
+        anyhow::bail!("{told}Start again with --state {name} to go on from what the other wrote");
     }
-    Ok(())
+    Ok(say!(
+        "error: {told}/state and a new name lets all of it sleep under that; to go on from what the other wrote, leave and start \
+         again with --state {name}"
+    )?)
 }
 
 /// Where the input history is kept.

@@ -199,7 +199,7 @@ fn by_block(
         // SAFETY: one piece a task.
         let state = unsafe { work.part(slot * piece..(slot + 1) * piece) }.as_mut_ptr();
         let turned = turned(cut, work, slot);
-        for block in std::iter::from_fn(|| stretches.take(slot)).flatten().map(|i| &blocks[i]) {
+        for block in stretches.each(slot).map(|i| &blocks[i]) {
             let size = block.rows.len() * cut.per_head * cut.state;
             for (nth, span) in block.spans(call.spec.reach).enumerate() {
                 // SAFETY: the piece holds two sets of running softmaxes, one if there is only one chain.
@@ -237,8 +237,7 @@ fn by_span(
     let stretches = split::Stretches::new(tasks.len(), lanes);
     cpu.pool.run(lanes, &|lane| {
         let turned = turned(cut, work, lane);
-        for i in std::iter::from_fn(|| stretches.take(lane)).flatten() {
-            let (b, span, place) = &tasks[i];
+        for (b, span, place) in stretches.each(lane).map(|i| &tasks[i]) {
             let block = &blocks[*b];
             // SAFETY: one place a task.
             let state = unsafe { work.part(place.clone()) }.as_mut_ptr();

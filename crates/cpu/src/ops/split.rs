@@ -100,6 +100,11 @@ impl Stretches {
         edge(lane)..edge(lane + 1)
     }
 
+    /// All numbers that this lane takes, one after another.
+    pub(crate) fn each(&self, lane: usize) -> impl Iterator<Item = usize> {
+        std::iter::from_fn(move || self.take(lane)).flatten()
+    }
+
     /// The next numbers for this lane.
     pub(crate) fn take(&self, lane: usize) -> Option<Range<usize>> {
         let lanes = self.taken.len();
@@ -126,7 +131,7 @@ mod tests {
                 for lane in 0..lanes {
                     let (stretches, hits) = (&stretches, &hits);
                     scope.spawn(move || {
-                        for i in std::iter::from_fn(|| stretches.take(lane)).flatten() {
+                        for i in stretches.each(lane) {
                             hits[i].fetch_add(1, Ordering::Relaxed);
                         }
                     });

@@ -119,13 +119,7 @@ impl<'a> Fates<'a> {
     }
 
     fn tensor(&mut self, view: View<'a>, how: (&QuantizeSpec, &Planes)) -> Result<()> {
-        let Storage::Plain(element) = view.storage else {
-            return Err(Error::Value {
-                what: view.name.into(),
-                found: "packed blocks".into(),
-                expected: "plain floats".into(),
-            });
-        };
+        let element = element_of(&view)?;
         let why = match (view.name.strip_suffix(".weight"), view.shape) {
             (Some(name), &[n, k]) if element.dtype().is_some_and(DType::is_float) => {
                 let from = Matrices::One { name: view.name, shape: (n, k) };
@@ -239,10 +233,15 @@ impl<'a> Fates<'a> {
 /// A tensor of plain elements.
 fn plain<'a>(weights: &'a Weights, name: &str) -> Result<(View<'a>, Element)> {
     let view = weights.view(name)?;
+    let element = element_of(&view)?;
+    Ok((view, element))
+}
+
+fn element_of(view: &View<'_>) -> Result<Element> {
     match view.storage {
-        Storage::Plain(element) => Ok((view, element)),
+        Storage::Plain(element) => Ok(element),
         Storage::Blocks(..) => {
-            Err(Error::Value { what: name.into(), found: "packed blocks".into(), expected: "plain floats".into() })
+            Err(Error::Value { what: view.name.into(), found: "packed blocks".into(), expected: "plain floats".into() })
         }
     }
 }

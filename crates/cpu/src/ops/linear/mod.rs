@@ -9,7 +9,7 @@ mod tile;
 use reverie_tensor::{Class, Error, Group, Input, Result, Tensor, Weight};
 
 use super::host;
-use super::panel::{Layout, Panels};
+use super::panel::{Layout, Panels, Whole};
 use super::split::Stretches;
 use crate::Cpu;
 use crate::isa::{Caches, Isa, ReadAhead};
@@ -267,7 +267,7 @@ impl Call<'_> {
             let spans = Tasks::new(self.jobs.iter().map(|j| j.plan.rows.div_ceil(widest)));
             let stretches = Stretches::new(spans.count(), plan.lanes);
             self.lanes(&|lane| {
-                for i in std::iter::from_fn(|| stretches.take(lane)).flatten() {
+                for i in stretches.each(lane) {
                     let (job, i) = spans.find(i);
                     let job = &self.jobs[job];
                     // SAFETY: every span of columns is taken by one task; the set is the caller's.
@@ -393,7 +393,8 @@ impl Call<'_> {
                     let (bytes, stride) = (panels.panels(p, count), panels.stride);
                     let slice = ReadAhead { bytes: layout.slice_bytes, caches: Caches::Fill };
                     let ahead = if columns == 1 { self.cpu.read_ahead } else { Some(slice) };
-                    let group = GroupedPanels { layout, k: panels.k, bytes, stride, count, ahead };
+                    let whole = if int.is_some() { Whole::Stay } else { Whole::Convert };
+                    let group = GroupedPanels { layout, k: panels.k, bytes, stride, count, ahead, whole };
                     if columns > 1 {
                         target.fetch::<S>(p, count, span);
                     }

@@ -78,6 +78,8 @@ pub(crate) struct GroupedPanels<'a> {
     pub(crate) count: usize,
     /// How far ahead to ask for bytes.
     pub(crate) ahead: Option<ReadAhead>,
+    /// Scales stay integers where the product is of integers.
+    pub(crate) whole: Whole,
 }
 
 impl<'a> GroupedPanels<'a> {
@@ -87,17 +89,12 @@ impl<'a> GroupedPanels<'a> {
     }
 
     /// This slice of panel `p`, and what decodes its scales; they stay until those of panel `p + PAIR`.
-    unsafe fn slice(
-        &self,
-        slice: GroupedSlice<'_>,
-        p: usize,
-        (whole, scratch): (Whole, &mut Scratch),
-    ) -> (DecodeScales, Slice) {
+    unsafe fn slice(&self, slice: GroupedSlice<'_>, p: usize, scratch: &mut Scratch) -> (DecodeScales, Slice) {
         let (layout, room) = (self.layout, p % PAIR);
         let (scales, biases) = (scratch.scales[room].as_mut_ptr().cast(), scratch.biases[room].as_mut_ptr().cast());
         let decode = DecodeScales {
             kind: layout.scales,
-            whole,
+            whole: self.whole,
             bytes: slice.scales.as_ptr().add(p * self.stride),
             unit_bytes: layout.scale_unit_bytes,
             units: slice.k / layout.scale_unit,
@@ -119,8 +116,8 @@ impl<'a> GroupedPanels<'a> {
     }
 
     /// This slice of panel `p`, its scales decoded.
-    unsafe fn decode<S: Dot>(&self, slice: GroupedSlice<'_>, p: usize, to: (Whole, &mut Scratch)) -> Slice {
-        let (decode, slice) = self.slice(slice, p, to);
+    unsafe fn decode<S: Dot>(&self, slice: GroupedSlice<'_>, p: usize, scratch: &mut Scratch) -> Slice {
+        let (decode, slice) = self.slice(slice, p, scratch);
         S::enter(decode);
         slice
     }
@@ -162,10 +159,10 @@ pub(crate) unsafe fn int_panels<S: Dot>(
     let acc = scratch.zeroed_acc(panels.count * (to - from));
     for slice in panels.slices() {
         let u = slice.at / UNIT;
-        let mut slices = [panels.decode::<S>(slice, 0, (Whole::Stay, scratch)); PAIR];
+        let mut slices = [panels.decode::<S>(slice, 0, scratch); PAIR];
         for (p, own) in slices.iter_mut().enumerate().take(panels.count) {
             if p > 0 {
-                *own = panels.decode::<S>(slice, p, (Whole::Stay, scratch));
+                *own = panels.decode::<S>(slice, p, scratch);
             }
             if layout.table.is_some() || layout.bits != 8 {
                 let out = scratch.weights[p].as_mut_ptr().cast();
@@ -263,7 +260,7 @@ impl<W: Width, G: Share, const C: usize> Kernel for FewColumns<'_, W, G, C> {
             }
             for slice in self.panels.slices() {
                 let x = self.x.at_unit(slice.at / UNIT, C);
-                let (decode, slice) = self.panels.slice(slice, p, (Whole::Stay, self.scratch));
+                let (decode, slice) = self.panels.slice(slice, p, self.scratch);
                 decode.run::<S>();
                 IntTile::<W, G, 1, C> { slices: [slice], x, acc, codes: PhantomData }.run::<S>();
             }
@@ -325,7 +322,7 @@ pub(crate) unsafe fn exact_panel<S: Dot>(
     let out: *mut f32 = scratch.weights[0].as_mut_ptr().cast();
     for slice in panel.slices() {
         let at = slice.at;
-        let slice = panel.decode::<S>(slice, 0, (Whole::Convert, scratch));
+        let slice = panel.decode::<S>(slice, 0, scratch);
         for part in (0..slice.units).step_by(FLOAT_SLICE / UNIT) {
             let steps = (slice.units - part).min(FLOAT_SLICE / UNIT) * UNIT;
             with_width!(S, panel.layout, expand_float(slice, (part, steps), block, out));
